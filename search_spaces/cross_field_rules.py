@@ -172,7 +172,7 @@ def _hidden_domains(value: Any, path: str, name: str) -> Iterator[Problem]:
 
 def _gpus(spec: ExperimentSpec) -> Iterator[Problem]:
     """Not a rule of the field, because stored specs may have more."""
-    if (gpus := spec.resources.gpus_per_trial or 0) > 1:
+    if (gpus := spec.resources.gpus or 0) > 1:
         rule = "must be at most 1, because a trial trains on one GPU and would leave the others idle"
         yield Problem("resources.gpus_per_trial", rule, gpus)
 

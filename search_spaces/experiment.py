@@ -258,7 +258,7 @@ class ExperimentSpec(Spec):
             objective=self.objective,
             max_epochs=self.max_epochs,
             cpus=self.resources.cpus_per_trial,
-            gpus=self.resources.gpus_per_trial or 0,
+            gpus=self.resources.gpus or 0,
             execution=self.execution,
             split_seed=self.seed,
             seed=_trial_seed(self.seed, number),

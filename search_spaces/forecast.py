@@ -125,6 +125,6 @@ def _of_finalists(spec: ExperimentSpec, spent: float, completed: int) -> float:
 
 def _hours_of_budget(spec: ExperimentSpec) -> float:
     """Slot hours that the spec allows."""
-    gpus, budget = spec.resources.gpus_per_trial, spec.budget
+    gpus, budget = spec.resources.gpus, spec.budget
     of_gpus = math.inf if budget.gpu_hours is None or not gpus else budget.gpu_hours / gpus
     return min(of_gpus, math.inf if budget.slot_hours is None else budget.slot_hours)

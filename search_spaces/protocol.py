@@ -27,6 +27,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from search_spaces.controls import Controls
 from search_spaces.pool_nodes import PoolNodes
+from search_spaces.resources import share_of_gpu
 
 #: The path under which the service answers.
 API_PREFIX = "/api/v1"
@@ -352,6 +353,34 @@ class Winner(Message):
     )
 
 
+class Speed(Message):
+    """How fast so many trials train at once on one GPU, all together."""
+
+    trials: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = Field(description="Number of trials at once.")
+    images_per_second: FiniteOrNone = Field(description="Images per second, of all of them together.")
+
+
+class Packing(Message):
+    """How many trials of an experiment share a GPU, measured with the largest configuration of its search space."""
+
+    trials: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = Field(description="Number of trials that share a GPU.")
+    peak_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="Memory that a trial of the largest configuration needs; null if it was not measured."
+    )
+    total_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="Memory of the GPU on which it was measured; null if it was not measured."
+    )
+    speeds: Annotated[list[Speed], FailFast(), AtMost(MAX_SLOTS)] = Field(
+        default_factory=list, description="How fast several of them train at once."
+    )
+    note: Text = Field("", description="Why more trials at once were not measured, or nothing; otherwise empty.")
+
+    @property
+    def gpus_per_trial(self) -> float:
+        """The share of a GPU that each trial has."""
+        return share_of_gpu(self.trials)
+
+
 class Heartbeat(Message):
     """Progress of one attempt since the last heartbeat that the service answered."""
 
@@ -365,6 +394,9 @@ class Heartbeat(Message):
     )
     excluded_nodes: Annotated[list[NodeId], FailFast(), AtMost(MAX_NODES)] = Field(
         default_factory=list, description="Ids of the nodes that the experiment does not use: others get their slots."
+    )
+    packing: Packing | None = Field(
+        None, description="With `gpus_per_trial: auto`: how many trials share a GPU, once it is measured."
     )
     mlflow_experiment_id: MlflowId | None = Field(None, description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: MlflowId | None = Field(None, description="The parent run in MLflow.")
@@ -415,6 +447,9 @@ class LaunchConfig(Message):
         None, description="storage address of the experiment whose ended trials this one imports"
     )
     pool: PoolNodes = Field(default_factory=PoolNodes, description="the nodes that trials may use; by default all")
+    packing: Packing | None = Field(
+        None, description="with `gpus_per_trial: auto`: how many trials share a GPU, as an earlier attempt measured"
+    )
     team: str = Field(DEFAULT_TEAM, description="team of the experiment, which is part of the name of its model")
     earlier: list[str] | None = Field(
         None, description="storage addresses of the experiments that a warm start reads; None: it has none"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number
 from search_spaces.pool_names import DEFAULT_POOL, POOL_NAME
 from search_spaces.spec import Spec, field_error
 
+#: Of `gpus_per_trial`: it is measured how many trials share a GPU.
+AUTO: Literal["auto"] = "auto"
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
@@ -32,6 +34,25 @@ Seconds = Annotated[
 ]
 
 
+def _form_of_gpus(value: Any) -> str | None:
+    return AUTO if value == AUTO else None if isinstance(value, str) else "number"
+
+
+GpusPerTrial = Annotated[
+    Annotated[Number, Field(ge=0, le=16), Tag("number")] | Annotated[Literal["auto"], Tag(AUTO)],
+    Discriminator(
+        _form_of_gpus,
+        custom_error_type="gpus_per_trial",
+        custom_error_message="must be auto, 0, or between 0.01 and 1",
+    ),
+]
+
+
+def share_of_gpu(trials: int) -> float:
+    """The largest `gpus_per_trial` with which so many trials are on one GPU: Ray counts in ten-thousandths."""
+    return math.floor(10_000 / trials) / 10_000
+
+
 def slots_of_gpu(gpus_per_trial: float) -> int:
     """Number of slots that are a whole GPU, rounded up unless less than 1 % is missing; 1 where a slot is no part of
     one."""
@@ -41,10 +62,11 @@ def slots_of_gpu(gpus_per_trial: float) -> int:
 class Resources(Spec):
     """The slot of each trial, and how many trials run at the same time."""
 
-    gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
+    gpus_per_trial: GpusPerTrial | None = Field(
         None,
-        description="Number of GPUs: 0, a share of one GPU from 0.01, or 1; default: 1 if the pool has any or "
-        "can get any, otherwise 0. Stored experiments may have more than 1; new ones may not.",
+        description="Number of GPUs: 0, a share of one GPU from 0.01, or 1. With `auto`, the share with which trials "
+        "are fastest together is measured before the first one, or it is 0 if the pool has no GPU. Default: 1 if the "
+        "pool has any or can get any, otherwise 0. Stored experiments may have more than 1; new ones may not.",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
@@ -58,11 +80,26 @@ class Resources(Spec):
 
     @model_validator(mode="after")
     def _gpu_share(self) -> Resources:
-        gpus = self.gpus_per_trial
+        gpus = self.gpus
         # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
-            raise field_error("gpus_per_trial", "must be 0, or between 0.01 and 1")
+            raise field_error("gpus_per_trial", "must be auto, 0, or between 0.01 and 1")
         return self
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether it is measured how many trials share a GPU."""
+        return self.gpus_per_trial == AUTO
+
+    @property
+    def gpus(self) -> float | None:
+        """Number of GPUs of a trial: a whole one until it is measured how many trials share one; None where the nodes
+        decide."""
+        return 1.0 if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
+
+    def with_gpus(self, gpus_per_trial: float) -> Resources:
+        """The same with the number of GPUs decided."""
+        return Resources(**{**self.model_dump(), "gpus_per_trial": gpus_per_trial})
 
 
 class Budget(Spec):

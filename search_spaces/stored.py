@@ -46,6 +46,10 @@ class ShownResources(BaseModel):
     cpus_per_trial: float = 1
     gpus_per_trial: float | None = None
 
+    @property
+    def gpus(self) -> float | None:
+        return self.gpus_per_trial
+
 
 @dataclass(frozen=True)
 class Overview:

@@ -18,7 +18,8 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Insight
 from search_spaces.layout import NAMES
-from search_spaces.protocol import ErrorKind, LaunchConfig, Phase, Winner
+from search_spaces.phrases import counted
+from search_spaces.protocol import Directives, ErrorKind, LaunchConfig, Packing, Phase, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage, read_document
 from workers.failures import from_ray
 from workers.failures.attempt import AttemptError, MisplacedJournalError, MissingJournalError, NewerJournalError
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 FINAL_HEARTBEAT_PATIENCE_S = 60.0
 PLOTS_TIMEOUT_S = 60.0
 INSIGHT_TIMEOUT_S = 60.0  # of which the insight itself takes 50 s at most; the user waits for it
+MEASURING = "measures how many trials share a GPU"
 REFUSALS_LIMIT_S = 300.0  # for an MLflow that answers, but with errors
 
 
@@ -60,6 +62,18 @@ class TrialRunner(Protocol):
         callback: TuneCallback,
         on_last: Callable[[], None],
     ) -> None: ...
+
+
+class Probe(Protocol):
+    """Measures how many trials share a GPU; in production it is `GpuProbe`."""
+
+    def measure(
+        self,
+        spec: ExperimentSpec,
+        launch: LaunchConfig,
+        directives: Callable[[], Directives],
+        stop_requested: Callable[[], bool],
+    ) -> Packing | None: ...
 
 
 class Evaluation(Protocol):
@@ -125,14 +139,17 @@ class ExperimentAttempt:
         launch: LaunchConfig,
         spec: ExperimentSpec,
         run_trials: TrialRunner,
-        evaluation: Evaluation,
+        probe: Probe,
+        evaluating: Callable[[ExperimentSpec], Evaluation],
         track: Callable[[Callable[[], bool]], Tracking],
     ) -> None:
-        """`track` makes the writer to MLflow; its argument returns whether the attempt is superseded."""
+        """`evaluating` is called with the spec in which the size of a trial is decided. `track` makes the writer to
+        MLflow; its argument returns whether the attempt is superseded."""
         self._launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
         self._spec = spec
         self._run_trials = run_trials
-        self._evaluation = evaluation
+        self._probe = probe
+        self._evaluating = evaluating
         self._track = track
         self._storage = open_storage(launch.storage)
         self._fence = Fence()
@@ -207,7 +224,14 @@ class ExperimentAttempt:
                 lost,
                 self._launch.trials,
             )
-        spec = self._spec
+        self._tracker.start()
+
+    def search(self) -> None:
+        """Run trials until all have ended or the search is over for another reason."""
+        self._heartbeat.phase = Phase.SEARCHING
+        self._decide_share()
+        spec, table = self._spec, self._recorder.table
+        self._evaluation = self._evaluating(spec)
         self._checkpoints = CheckpointKeeper(self._storage.artifacts, spec.checkpoints, table)
         self._callback = TuneCallback(
             SearchPolicy(spec),
@@ -221,11 +245,6 @@ class ExperimentAttempt:
         )
         self._heartbeat.notice = self._callback.notice
         self._heartbeat.excluded_nodes = self._callback.excluded_nodes
-        self._tracker.start()
-
-    def search(self) -> None:
-        """Run trials until all have ended or the search is over for another reason."""
-        self._heartbeat.phase = Phase.SEARCHING
         self._run_trials(self._launch, self._spec, self._recorder, self._callback, self._evaluation.prepare)
         self._controls = self._callback.controls
         self._outcome = self._callback.outcome or stop_conditions.exhausted(
@@ -268,6 +287,25 @@ class ExperimentAttempt:
             self._draw_plots()
             self._tracker.close()
         return not outcome.error and outcome.phase is not Phase.FAILED and not self._fence.is_closed()
+
+    def _decide_share(self) -> None:
+        """With `gpus_per_trial: auto`, measure how many trials share a GPU, unless that is known. What is measured
+        stays for later attempts, too; if nothing is, each trial has a whole GPU in this one."""
+        if not self._spec.resources.is_auto:
+            return
+        packing = self._recorder.packing() or self._launch.packing
+        if packing is None:
+            self._report_wait(MEASURING)
+            packing = self._probe.measure(
+                self._spec, self._launch, lambda: self._heartbeat.directives, lambda: self._requested() is not None
+            )
+            self._report_wait("")
+        if packing is not None:
+            self._recorder.record_packing(packing)
+            self._heartbeat.wake()
+            log.info("%s on a GPU at once%s", counted(packing.trials, "trial"), packing.note and f": {packing.note}")
+        gpus = packing.gpus_per_trial if packing else 1.0
+        self._spec = self._spec.model_copy(update={"resources": self._spec.resources.with_gpus(gpus)})
 
     def _end_with(self, error: Exception) -> None:
         self._outcome = outcome_of(error, self._outcome, self._requested())

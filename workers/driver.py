@@ -21,6 +21,7 @@ from search_spaces.storage.base import ExperimentStorage, open_storage, read_doc
 from search_spaces.stored import read_spec
 from workers.attempt import ExperimentAttempt
 from workers.nodes import Nodes, not_read, own_version
+from workers.packing.gpu_probe import GpuProbe
 from workers.ray_patches import startup
 from workers.search.tune_run import run_trials, trial_resources
 from workers.tracking.tracker import Tracker
@@ -50,7 +51,10 @@ def main(arguments: list[str]) -> int:
             launch,
             spec,
             partial(run_trials, nodes=nodes),
-            WinnerEvaluation(trial_resources(spec), nodes, reused=not may_be_plugin(spec.search_space.model)),
+            GpuProbe(nodes),
+            lambda decided: WinnerEvaluation(
+                trial_resources(decided), nodes, reused=not may_be_plugin(spec.search_space.model)
+            ),
             lambda superseded: Tracker(launch, spec, storage, superseded=superseded),
         )
         return 0 if attempted.run() else 1

@@ -203,6 +203,7 @@ class HeartbeatThread:
                 "blocked": self._blocked and is_last,
                 "trials": updates,
                 "excluded_nodes": self.excluded_nodes()[:MAX_NODES],
+                "packing": recorder and recorder.packing(),
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
                 "mlflow_view": ids.view,

@@ -38,6 +38,7 @@ def full(
         controls=experiment.controls,
         priority_ceiling=priority_ceiling,
         winner=experiment.winner,
+        packing=experiment.packing or None,
         attempts=[_attempt(attempt) for attempt in attempts],
     )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from search_spaces.protocol import ErrorKind, Phase, TrialState
+from search_spaces.protocol import ErrorKind, Packing, Phase, TrialState
 from service.contract.forecast import Forecast
 from service.contract.states import AttemptState, State
 
@@ -119,6 +119,11 @@ class ExperimentView(ExperimentSummary):
     winner: dict[str, Any] | None = Field(
         description="The best trial with its accuracy and loss on the test set, measured when the experiment "
         "last completed."
+    )
+    packing: Packing | None = Field(
+        None,
+        description="How many trials share a GPU, once the first driver has measured it; null unless the spec has "
+        "`gpus_per_trial: auto`, and where trials have no GPU.",
     )
     attempts: list[AttemptView] = Field(description="All attempts, oldest first.")
 

@@ -45,6 +45,7 @@ WITHOUT_SPEC = load_only(
     ),
     *(Experiment.attempt, Experiment.priority, Experiment.excluded_nodes, Experiment.waits_for, Experiment.stop_epochs),
     *(Experiment.team_id, Experiment.owner_id, Experiment.owner, Experiment.pool, Experiment.pool_nodes),
+    Experiment.packing,
 )
 
 #: What lists leave out, because it may be large.

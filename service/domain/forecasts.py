@@ -18,6 +18,8 @@ from service.domain import similar_trials
 from service.domain.similar_trials import Similar
 
 NOTHING = "no earlier trial with the same data, resources and kind of network was measured, so hours are not known"
+#: Of a spec with `gpus_per_trial: auto`.
+UNMEASURED = "; each trial counts as a whole GPU until the first driver has measured how many share one"
 
 
 def of(session: Session, spec: ExperimentSpec, teams: Collection[str] | None) -> Forecast:
@@ -25,13 +27,13 @@ def of(session: Session, spec: ExperimentSpec, teams: Collection[str] | None) ->
     epochs = forecast.trial_epochs(spec)
     similar = similar_trials.find(session, spec, teams)
     hours = None if similar is None else forecast.slot_hours(spec, epochs, similar.measured)
-    gpus = spec.resources.gpus_per_trial or 0.0
+    gpus = spec.resources.gpus or 0.0
     return Forecast(
         trials=forecast.count_trials(spec),
         trial_epochs=Range(**asdict(epochs)),
         slot_hours=None if hours is None else Range(**asdict(hours)),
         gpu_hours=None if hours is None else Range(**{name: gpus * value for name, value in asdict(hours).items()}),
-        basis=NOTHING if similar is None else _basis(similar),
+        basis=(NOTHING if similar is None else _basis(similar)) + (UNMEASURED if spec.resources.is_auto else ""),
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.objective import Objective
 from search_spaces.problems import Problem
-from search_spaces.protocol import FINAL_PHASES, Directives, Heartbeat, Phase, TrialUpdate, finite_or_none
+from search_spaces.protocol import FINAL_PHASES, Directives, Heartbeat, Packing, Phase, TrialUpdate, finite_or_none
 from search_spaces.replicates import FIRST_REPLICATE, is_replicate
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError, ValidationFailedError
@@ -64,6 +64,7 @@ def handle_heartbeat(
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
     experiment.mlflow_view = heartbeat.mlflow_view or experiment.mlflow_view
     experiment.excluded_nodes = heartbeat.excluded_nodes or None
+    _write_packing(experiment, heartbeat.packing)
     _write_trials(session, experiment, attempt, heartbeat.trials, replacement.now)
     had_reached_goal = experiments.has_reached_goal(experiment)
     _update_best(session, experiment, heartbeat)
@@ -130,6 +131,15 @@ def _check_winner(experiment: Experiment, heartbeat: Heartbeat) -> None:
     ]
     if problems:
         raise ValidationFailedError("; ".join(map(str, problems)), problems)
+
+
+def _write_packing(experiment: Experiment, packing: Packing | None) -> None:
+    """From the next pass on, its slots are such shares of a GPU. Ignored where its spec has decided the size of one."""
+    if packing is None or experiment.packing is None:
+        return
+    measured = packing.model_dump(mode="json")
+    if measured != experiment.packing:
+        experiment.packing, experiment.gpus_per_trial = measured, packing.gpus_per_trial
 
 
 def _write_trials(

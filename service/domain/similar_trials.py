@@ -72,7 +72,7 @@ def _experiments(session: Session, spec: ExperimentSpec, teams: Collection[str] 
     query = (
         select(Experiment.id, Experiment.spec_overview)
         .where(Experiment.cpus_per_trial == size.cpus_per_trial, Experiment.started_at.is_not(None))
-        .where(Experiment.gpus_per_trial == (size.gpus_per_trial or 0), Experiment.pool == size.pool)
+        .where(Experiment.gpus_per_trial == (size.gpus or 0), Experiment.pool == size.pool)
         .order_by(Experiment.created_at.desc())
         .limit(MAX_CANDIDATES)
     )

@@ -98,7 +98,8 @@ def bound_spec(experiment: Experiment, trial: Trial, stored: str | None) -> Tria
             f"the hyperparameters of trial {trial.trial} of experiment {experiment.id} were never reported"
         )
     try:
-        return read_spec(experiment.spec).bind(upgrade_sample(trial.sample), trial.trial)
+        spec = read_spec(experiment.spec).bind(upgrade_sample(trial.sample), trial.trial)
+        return spec.model_copy(update={"gpus": experiment.gpus_per_trial}) if experiment.packing else spec
     except ValueError as error:
         raise NotFoundError(
             f"the sample of trial {trial.trial} of experiment {experiment.id} does not fit the spec: {error}"

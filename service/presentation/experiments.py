@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from search_spaces.phrases import counted
-from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES
+from search_spaces.phrases import counted, rounded, size_text
+from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES, Packing
 from search_spaces.replicates import is_replicate, replicated, trial_of
 from search_spaces.scores import hides
 from service.contract.schemas import ExperimentSummary, ExperimentView
@@ -58,6 +58,8 @@ def facts(view: ExperimentView, now: datetime | None = None) -> list[Fact]:
         lines.append(Fact("time", f"{time}, from the start of its first driver"))
     if view.used:
         lines.append(Fact("used", f"{view.used.slot_hours:.3f} slot hours, {view.used.gpu_hours:.3f} GPU hours"))
+    if view.packing:
+        lines += packing(view.packing)
     if view.source_id:
         lines.append(Fact("continues", view.source_id))
     if view.best:
@@ -76,6 +78,20 @@ def facts(view: ExperimentView, now: datetime | None = None) -> list[Fact]:
             Fact("workspace", f"{view.mlflow_workspace}, of MLflow (MLFLOW_WORKSPACE={view.mlflow_workspace})")
         )
     return lines + [Fact("warning", warning) for warning in view.warnings]
+
+
+def packing(measured: Packing) -> list[Fact]:
+    """How many trials share a GPU, and what was measured for it."""
+    one_each = "each trial has a GPU for itself"
+    lines = [Fact("packing", one_each if measured.trials == 1 else f"{measured.trials} trials share a GPU")]
+    if measured.peak_bytes and measured.total_bytes:
+        of = f"{size_text(measured.peak_bytes)} of {size_text(measured.total_bytes)}"
+        lines.append(Fact("memory", f"{of} of a GPU, for a trial of the largest configuration"))
+    speeds = [(one.trials, one.images_per_second) for one in measured.speeds if one.images_per_second is not None]
+    if speeds:
+        text = ", ".join(f"{trials} at once {rounded(speed)}" for trials, speed in speeds)
+        lines.append(Fact("speed", f"images per second together: {text}"))
+    return [*lines, Fact("packing", one_line(measured.note))] if measured.note else lines
 
 
 def headline(view: ExperimentView) -> str:

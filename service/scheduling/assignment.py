@@ -152,7 +152,8 @@ class _Shared:
     shares: Mapping[str, Share]
     whys: dict[str, Why]
     lacking: Mapping[str, int]
-    sentence: Callable[[float, float, Why, str], str]
+    sentence: Callable[[float, float, Why, str, bool], str]
+    unmeasured: Collection[str]  # those that may share GPUs once it is measured
 
     def refuse(self, experiment_id: str) -> None:
         """It has slots, but no driver may start for it."""
@@ -166,13 +167,13 @@ class _Shared:
         """What those of `ids` wait for that have no slot or no driver; for nodes of those in `asked`, Ray is asked if
         it can be."""
         of_new_node = dict.fromkeys(asked, reasons.REQUESTED if can_ask else reasons.NOT_ASKED)
-        return {
-            one: Waiting(
-                why, self.sentence(self.demands[one].cpus, self.demands[one].gpus, why, of_new_node.get(one, ""))
-            )
-            for one in ids
-            if (why := self.whys.get(one)) is not None
-        }
+        found: dict[str, Waiting] = {}
+        for one in ids:
+            if (why := self.whys.get(one)) is not None:
+                size = self.demands[one].cpus, self.demands[one].gpus
+                sentence = self.sentence(*size, why, of_new_node.get(one, ""), one in self.unmeasured)
+                found[one] = Waiting(why, sentence)
+        return found
 
 
 def _share(
@@ -188,6 +189,7 @@ def _share(
     """Divide the slots of one pool, whose nodes are `cluster`, and write what its running experiments get."""
     demands: dict[str, Demand] = {}
     whole: dict[str, int] = {}  # slots of a GPU, of those that get whole ones
+    unmeasured: set[str] = set()
     for experiment in (*driven, *candidates):
         has_run_s = seen.since[experiment.id].has_slots_s if experiment.state in DRIVEN else None
         protected = has_run_s is not None and experiment.slots > 0 and has_run_s < terms.min_run_s
@@ -195,6 +197,10 @@ def _share(
             held = seen.trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
             demand = _demand(experiment, seen.progress[experiment.id], cluster)
             demands[experiment.id] = replace(demand, protected=protected, held=tuple(held))
+            if experiment.packing is not None and experiment.gpus_per_trial is None and cluster.gpus:
+                experiment.gpus_per_trial = demand.gpus  # from now on it waits for a GPU, also while there is none
+            if experiment.packing == {} and demand.gpus:
+                unmeasured.add(experiment.id)
             if seen.progress[experiment.id].needs_gpu and (slots := slots_of_gpu(demand.gpus)) > 1:
                 whole[experiment.id] = slots
         except ValidationError as error:
@@ -218,12 +224,12 @@ def _share(
             since = seen.since[experiment.id]
             if since.idle_s >= seen.park_s and not shares[experiment.id].slots:
                 one, why = wanted[experiment.id], shares[experiment.id].why
-                why_parked = f"{WHY_PARKED.get(why, FOR_OTHERS)}; {sentence(one.cpus, one.gpus, why, '')}"
+                why_parked = f"{WHY_PARKED.get(why, FOR_OTHERS)}; {sentence(one.cpus, one.gpus, why, '', False)}"
                 experiments.move(session, experiment, State.PREEMPTING, seen.now, why_parked)
             is_overdue = since.over_s >= terms.preempt_grace_s
             _write_share(experiment, shares[experiment.id], terms.nodes, is_overdue)
     whys = {name: share.why for name, share in shares.items() if not share.slots}
-    return _Shared(wanted, shares, whys, lacking, sentence)
+    return _Shared(wanted, shares, whys, lacking, sentence, unmeasured)
 
 
 @dataclass
@@ -285,7 +291,7 @@ def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> De
     cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
     if cpus is None:  # the size was not stored as a number
         resources = StoredSpec(experiment.spec).resources
-        cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
+        cpus, gpus = resources.cpus_per_trial, resources.gpus
     controls = read_controls(experiment.controls)
     # At least one, because the winner is evaluated after all trials have ended; none while only MLflow is waited for.
     left = controls.num_samples - progress.done + progress.replicates

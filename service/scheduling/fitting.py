@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem, SpecError
-from search_spaces.resources import Resources
 from service.domain.cluster import Cluster, Node
 from service.scheduling.placement import Size, is_large_enough
 
@@ -21,13 +20,13 @@ def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
     if cluster is None or not cluster.kinds:
         return spec
     resources, default = spec.resources, cluster.default_gpus_per_trial
-    gpus = default if resources.gpus_per_trial is None else resources.gpus_per_trial
+    is_open = resources.gpus is None or resources.is_auto
+    gpus = default if is_open else resources.gpus or 0.0
     if problems := misfits(cluster, resources.cpus_per_trial, gpus):
         raise SpecError(problems)
-    if resources.gpus_per_trial is not None or (default and not cluster.gpus):
-        return spec  # the nodes with GPUs are to come
-    resources = Resources(**{**resources.model_dump(), "gpus_per_trial": default})
-    return spec.model_copy(update={"resources": resources})
+    if not is_open or (default and (resources.is_auto or not cluster.gpus)):
+        return spec  # it is measured how many trials share a GPU, or the nodes with GPUs are to come
+    return spec.model_copy(update={"resources": resources.with_gpus(default)})
 
 
 def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:

@@ -14,6 +14,9 @@ from service.settings import variable
 FOR_SLOTS = "waiting for free slots"
 #: Beside a node that Ray is asked for, or would be.
 REQUESTED, NOT_ASKED = "requested from Ray", "Ray could not be asked for one"
+UNMEASURED = "each trial counts as a whole GPU until its driver has measured how many share one"
+#: What depends on the size of a trial.
+FOR_SIZE = frozenset({Why.NODE, Why.TEAM, Why.SHARE})
 
 PLAIN = {
     Why.BUDGET: "waiting for the budget of its team: that of this month is spent; it continues with the next month "
@@ -34,9 +37,13 @@ class Sentences:
         self._max_running = max_running
         self._kept = kept
 
-    def of(self, cpus: float, gpus: float, why: Why, of_new_node: str = "") -> str:
+    def of(self, cpus: float, gpus: float, why: Why, of_new_node: str = "", is_unmeasured: bool = False) -> str:
         """Why an experiment whose trials have this size waits. `of_new_node`: REQUESTED, NOT_ASKED, or nothing where
-        Ray is not to be asked for a node for it."""
+        Ray is not to be asked for a node for it. `is_unmeasured`: its trials may be smaller than this."""
+        sentence = self._of(cpus, gpus, why, of_new_node)
+        return f"{sentence}; {UNMEASURED}" if is_unmeasured and why in FOR_SIZE else sentence
+
+    def _of(self, cpus: float, gpus: float, why: Why, of_new_node: str) -> str:
         if not self._cluster.kinds:
             return f"waiting for a node: {self._cluster.where} has none"
         if misfits := fitting.misfits(self._cluster, cpus, gpus):

@@ -246,7 +246,7 @@ class Reconciler:
                 experiments.move(session, experiment, State.ERROR, now, why)
                 return
             # Ray was unreachable at submission, so this is decided now. Nothing else of a stored spec changes.
-            if stored.resources.gpus_per_trial is None:
+            if stored.resources.gpus_per_trial != spec.resources.gpus_per_trial:
                 decided = {"gpus_per_trial": spec.resources.gpus_per_trial}
                 experiment.spec = experiment.spec | {"resources": experiment.spec.get("resources", {}) | decided}
             if settings.mlflow_workspaces and not experiment.attempt:
@@ -259,7 +259,7 @@ class Reconciler:
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
-            team, workspace = experiment.team_id, experiment.mlflow_workspace
+            team, workspace, packing = experiment.team_id, experiment.mlflow_workspace, experiment.packing
         user, password = settings.mlflow_username, settings.mlflow_password
         if settings.mlflow_workspaces:  # MLflow asks this service what the attempt may do there
             user, password = attempt.id, token
@@ -277,6 +277,7 @@ class Reconciler:
             failed_attempt=failed_attempt,
             team=team,
             pool=pool,
+            packing=packing or None,
             version=version("rung"),
             marker=secrets.token_hex(16),
             mlflow_tracking_uri=settings.mlflow_tracking_uri,

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Mapped, column_property, defer, mapped_column, valida
 
 from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import DEFAULT_TEAM
+from search_spaces.resources import AUTO
 from service.store.accounts import TEAM_CHARACTERS, User
 from service.store.base import Base
 
@@ -44,7 +45,9 @@ class Experiment(Base):
 
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
     of its MLflow runs are final. `priority`, `cpus_per_trial`, `gpus_per_trial` and `pool` are copied from `controls`
-    and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
+    and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size,
+    `gpus_per_trial` until it is decided. `packing` is null unless it is measured how many trials share a GPU, and empty
+    until then; afterwards `gpus_per_trial` is their share.
     `pool_nodes` is the rule (`search_spaces.pool_nodes`) by which its driver places trials, null before its first one.
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
@@ -103,6 +106,7 @@ class Experiment(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     cpus_per_trial: Mapped[float | None]
     gpus_per_trial: Mapped[float | None]
+    packing: Mapped[dict[str, Any] | None]
     pool: Mapped[str] = mapped_column(String(POOL_CHARACTERS), default=DEFAULT_POOL, server_default=DEFAULT_POOL)
     pool_nodes: Mapped[dict[str, Any] | None]
     excluded_nodes: Mapped[list[str] | None]
@@ -132,6 +136,8 @@ class Experiment(Base):
         pool = resources.get("pool")
         self.pool = pool if isinstance(pool, str) and len(pool) <= POOL_CHARACTERS else DEFAULT_POOL
         cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
+        self.packing = {} if gpus == AUTO else None
+        gpus = None if gpus == AUTO else gpus
         is_readable = _is_number(cpus) and (gpus is None or _is_number(gpus))
         self.cpus_per_trial, self.gpus_per_trial = (cpus, gpus) if is_readable else (None, None)
         self.spec_overview = {name: spec[name] for name in IN_LISTS if name in spec} | {

@@ -16,7 +16,7 @@ from pathlib import Path
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import FINAL_PHASES, LaunchConfig, Phase, TrialState
 from search_spaces.storage.folder import FolderStorage
-from tests.support.attempts import ScriptedEvaluation
+from tests.support.attempts import ScriptedEvaluation, ScriptedProbe
 from tests.support.real_mlflow import running_mlflow
 from tests.support.workers import HeartbeatService, experiment_spec, launch_config
 from workers.attempt import ExperimentAttempt
@@ -77,7 +77,7 @@ def test_completion_after_two_thousand_trials(tmp_path: Path) -> None:
                     mark("final heartbeat")
                     super().draw_plots(spec, launch, timeout_s)
 
-            assert ExperimentAttempt(config, spec, run_trials, Evaluation(), track).run()
+            assert ExperimentAttempt(config, spec, run_trials, ScriptedProbe(), lambda _: Evaluation(), track).run()
     finally:
         service.stop()
     heard = [beat for beat in service.heard if beat.phase in FINAL_PHASES]

@@ -25,7 +25,10 @@ from xml.etree import ElementTree
 import tests.gpu.blocked
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("workers.training.loop", "workers.data.splits", "workers.reproduce", "workers.trial.device")
+MODULES = (
+    *("workers.training.loop", "workers.data.splits", "workers.reproduce", "workers.trial.device"),
+    "workers.packing.trainer",
+)
 #: Distribution -> the name under which it is imported.
 NEEDED = {
     "torch": "torch",
@@ -66,10 +69,11 @@ def main(arguments: list[str]) -> int:
     results["tests"] = run_marked_tests()
     _log(f"tests marked gpu: {results['tests']}")
     from tests.gpu.loops import loop_table
-    from tests.gpu.packing import packing_table
+    from tests.gpu.packing import packing_table, probe_row
 
     results["loops"] = loop_table(device, _log)
     results["packing"] = packing_table(device, _log)
+    results["probe"] = probe_row(device, _log)
     results["seconds"] = round(time.perf_counter() - started, 1)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -169,6 +173,8 @@ def failed_checks(results: dict[str, Any]) -> list[str]:
             failures.append(f"{row['processes']} processes on one GPU: {row['error']}")
         elif not row.get("cap_enforced", True):
             failures.append(f"{row['processes']} processes on one GPU: a process could use more memory than its share")
+    if "error" in results.get("probe", {}):
+        failures.append(f"the probe of gpus_per_trial: auto: {results['probe']['error']}")
     return failures
 
 
@@ -193,6 +199,8 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     lines += ["|---|---|---|---|---|---|"]
     lines += [_packing_row(row) for row in results["packing"]]
+    if "trials" in results["probe"]:
+        lines += ["", f"With `gpus_per_trial: auto`, {results['probe']['trials']} such trials would share this GPU."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,15 +1,19 @@
-"""Packing: several processes train on one GPU at the same time, each within its share of the GPU's memory."""
+"""Packing: several processes train on one GPU at the same time, each within its share of the GPU's memory; and what
+the probe of `gpus_per_trial: auto` says of that GPU."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
-from tests.gpu.loops import SIZES
+from tests.gpu.loops import SIZES, spec_of
+from workers.packing.probe import ProbeError, Roots, measure
 
 START_LIMIT_S = 100.0  # imports, the first CUDA context and the choice of convolutions, eight at a time
 
@@ -38,6 +42,19 @@ def packing_table(device: str, log: Callable[[str], None]) -> list[dict[str, Any
         rows.append(row)
         log(f"{processes} processes: {speed:,.0f} images/s together, {row['speedup']:.2f} times those of one")
     return rows
+
+
+def probe_row(device: str, log: Callable[[str], None]) -> dict[str, Any]:
+    """What a search measures before its first trial, for the network of the table, with images of the digits."""
+    size = SIZES[device]
+    with tempfile.TemporaryDirectory() as folder:
+        roots = Roots(Path(folder), Path(folder) / "cache")
+        try:
+            spec = spec_of(device, size.sharing_batch, "none")
+            found = measure(spec, roots, max(size.processes), size.measured_s, log)
+        except ProbeError as error:
+            return {"error": str(error)}
+    return found.model_dump(mode="json")
 
 
 def run_together(device: str, processes: int) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import Packing, Speed, TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters, short_name
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, Point, TrialView, Used
 from service.presentation.data_sets import classes, data, disk_use
-from service.presentation.experiments import facts, listing
+from service.presentation.experiments import facts, listing, packing
 from service.presentation.text import figure
 from service.presentation.trials import curves, differing_parameters, leaderboard
 from tests.support.data_reports import data_report
@@ -31,6 +31,18 @@ def test_white_space_at_the_ends_of_a_class_name_is_seen() -> None:
     report = data_report(classes=["owl ", "wren"])
     assert [row[0] for row in classes(report).rows] == ["'owl '", "wren", "2 classes"]
     assert [fact.text for fact in data(report) if fact.label == "classes"] == ["2: 'owl ', wren"]
+
+
+def test_what_was_measured_of_trials_that_share_a_gpu() -> None:
+    speeds = [Speed(trials=count, images_per_second=speed) for count, speed in ((1, 912.34), (2, None), (4, 2900.0))]
+    four = Packing(trials=4, peak_bytes=5_100_000_000, total_bytes=24 * 10**9, speeds=speeds)
+    assert [(fact.label, fact.text) for fact in packing(four)] == [
+        ("packing", "4 trials share a GPU"),
+        ("memory", "5.1 GB of 24 GB of a GPU, for a trial of the largest configuration"),
+        ("speed", "images per second together: 1 at once 912, 4 at once 2900"),
+    ]
+    none = Packing(trials=1, note="how many trials share a GPU could not be measured: CUDA out of memory")
+    assert [fact.text for fact in packing(none)] == ["each trial has a GPU for itself", none.note]
 
 
 def test_a_parameter_that_its_kind_implies_has_no_column() -> None:

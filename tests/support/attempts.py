@@ -10,7 +10,7 @@ from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
-from search_spaces.protocol import FINAL_PHASES, Directives, LaunchConfig, TrialState, Winner
+from search_spaces.protocol import FINAL_PHASES, Directives, LaunchConfig, Packing, TrialState, Winner
 from search_spaces.storage.folder import FolderStorage
 from tests.support.workers import HeartbeatService
 from workers.attempt import ExperimentAttempt, Tracking
@@ -82,6 +82,24 @@ class ScriptedEvaluation:
         ExperimentFolder(Path(launch.storage)).plots.mkdir(exist_ok=True)
 
 
+@dataclass
+class ScriptedProbe:
+    """Finds what is given; None as if the attempt had to stop."""
+
+    found: Packing | None = None
+    measured: int = 0
+
+    def measure(
+        self,
+        spec: ExperimentSpec,
+        launch: LaunchConfig,
+        directives: Callable[[], Directives],
+        stop_requested: Callable[[], bool],
+    ) -> Packing | None:
+        self.measured += 1
+        return self.found
+
+
 class MemoryTracking:
     """An MLflow that answers at once."""
 
@@ -139,6 +157,7 @@ class Attempted:
     evaluation: ScriptedEvaluation
     tracking: MemoryTracking
     calls: list[str]
+    specs: list[ExperimentSpec]  # with which trials were run
 
 
 def attempt_at(
@@ -149,15 +168,18 @@ def attempt_at(
     *,
     mlflow: bool = True,
     evaluation: ScriptedEvaluation | None = None,
+    probe: ScriptedProbe | None = None,
 ) -> Attempted:
     """Run one attempt whose trials are run by `search(recorder, callback)`, with an unreachable MLflow on request."""
     seen: list[Recorder] = []
+    specs: list[ExperimentSpec] = []
     calls = Calls(service)
 
     def run_trials(
         launch: LaunchConfig, spec: ExperimentSpec, recorder: Recorder, callback: TuneCallback, on_last: object
     ) -> None:
         seen.append(recorder)
+        specs.append(spec)
         search(recorder, callback)
 
     scripted = evaluation or ScriptedEvaluation()
@@ -168,8 +190,9 @@ def attempt_at(
         storage = FolderStorage(Path(config.storage))
         return memory if mlflow else Tracker(config, spec, storage, superseded=superseded)
 
-    succeeded = ExperimentAttempt(config, spec, run_trials, scripted, track).run()
-    return Attempted(succeeded, scripted, memory, calls.noted)
+    asked = probe or ScriptedProbe()
+    succeeded = ExperimentAttempt(config, spec, run_trials, asked, lambda _: scripted, track).run()
+    return Attempted(succeeded, scripted, memory, calls.noted, specs)
 
 
 def directives(**fields: Any) -> tuple[int, str, bytes]:

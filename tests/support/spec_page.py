@@ -121,8 +121,8 @@ def _field(block: dict[str, Any], name: str) -> tuple[str, ...]:
 
 def _values(schema: dict[str, Any]) -> str:
     """The values that a schema allows, without domains and null."""
-    if "anyOf" in schema:
-        arms = [_values(arm) for arm in schema["anyOf"] if not _is_domain(arm) and arm.get("type") != "null"]
+    if arms_of := schema.get("anyOf") or schema.get("oneOf"):
+        arms = [_values(arm) for arm in arms_of if not _is_domain(arm) and arm.get("type") != "null"]
         return " or ".join(dict.fromkeys(filter(None, arms)))
     if "const" in schema or "enum" in schema:
         names = schema.get("enum", [schema.get("const")])

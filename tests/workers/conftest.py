@@ -28,7 +28,7 @@ from workers.state.recorder import Recorder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from tests.support.attempts import Attempted, ScriptedEvaluation, Trials
+    from tests.support.attempts import Attempted, ScriptedEvaluation, ScriptedProbe, Trials
     from tests.support.searches import Search
 
 
@@ -141,11 +141,12 @@ def attempt(
         *,
         mlflow: bool = True,
         evaluation: ScriptedEvaluation | None = None,
+        probe: ScriptedProbe | None = None,
         changes: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Attempted:
         config = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=0.6, **fields)
         spec = experiment(**{"searcher": {"kind": "random", "num_samples": 1}, **(changes or {})})
-        return attempt_at(service, config, spec, trials, mlflow=mlflow, evaluation=evaluation)
+        return attempt_at(service, config, spec, trials, mlflow=mlflow, evaluation=evaluation, probe=probe)
 
     return run

@@ -55,7 +55,7 @@ class Reaction(Enum):
 class SearchPolicy:
     def __init__(self, spec: ExperimentSpec) -> None:
         self._objective = spec.objective
-        self._gpus_per_trial = spec.resources.gpus_per_trial or 0.0
+        self._gpus_per_trial = spec.resources.gpus or 0.0
         self._controls = Controls.of(spec)
         self._limit = count_combinations(spec.search_space) if spec.searcher.exhaustive else None
 

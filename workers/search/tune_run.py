@@ -123,4 +123,4 @@ def with_whole_gpu(resources: dict[str, float]) -> dict[str, float]:
 
 def trial_resources(spec: ExperimentSpec) -> dict[str, float]:
     """What each trial holds while it runs, as Ray names it."""
-    return {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus_per_trial or 0)}
+    return {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus or 0)}

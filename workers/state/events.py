@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from search_spaces.protocol import ErrorKind, TrialState, Winner
+from search_spaces.protocol import ErrorKind, Packing, TrialState, Winner
 from search_spaces.storage.base import Entry
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,15 @@ class DataAgreed:
     name: ClassVar[str] = "data"
     at: float
     digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingMeasured:
+    """It was measured how many trials share a GPU, which all trials do from now on. Earlier versions have none."""
+
+    name: ClassVar[str] = "packing"
+    at: float
+    packing: Packing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +157,7 @@ Event = (
     AttemptStarted
     | SearchWarmStarted
     | DataAgreed
+    | PackingMeasured
     | TrialSuggested
     | EpochFinished
     | TrialEnded
@@ -169,6 +179,8 @@ def encode(event: Event) -> Entry:
     if isinstance(event, WinnerEvaluated):
         winner = event.winner.model_dump(mode="json")
         return entry | {name: value for name, value in winner.items() if value is not None or name in WINNER_0_1}
+    if isinstance(event, PackingMeasured):
+        return entry | event.packing.model_dump(mode="json")
     values = ((field.name, getattr(event, field.name)) for field in fields(event))
     return entry | {name: _plain(value) for name, value in values if value is not None and _is_stored(event, name)}
 
@@ -181,6 +193,8 @@ def decode(entry: Entry) -> Event | None:
         return None
     if kind is WinnerEvaluated:
         return WinnerEvaluated(at=entry["at"], winner=Winner.model_validate(entry))
+    if kind is PackingMeasured:
+        return PackingMeasured(at=entry["at"], packing=Packing.model_validate(entry))
     known = {field.name for field in fields(kind)} & entry.keys()
     event: Event = kind(**{name: _ENUMS[name](entry[name]) if name in _ENUMS else entry[name] for name in known})
     return event

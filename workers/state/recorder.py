@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from search_spaces.objective import Objective
-from search_spaces.protocol import ErrorKind, TrialState, TrialUpdate, Winner
+from search_spaces.protocol import ErrorKind, Packing, TrialState, TrialUpdate, Winner
 from search_spaces.sampling import Sample
 from search_spaces.storage.base import JournalBackend
 from workers.state.events import (
@@ -20,6 +20,7 @@ from workers.state.events import (
     DataAgreed,
     EpochFinished,
     Event,
+    PackingMeasured,
     SearchWarmStarted,
     SlotReleased,
     SlotsReturned,
@@ -109,6 +110,12 @@ class Recorder:
         with self._lock:
             if self.table.data is None:
                 self._record(DataAgreed(at=self.clock.now(), digests=dict(digests)))
+
+    def record_packing(self, packing: Packing) -> None:
+        """How many trials share a GPU. Does nothing where it is recorded."""
+        with self._lock:
+            if self.table.packing is None:
+                self._record(PackingMeasured(at=self.clock.now(), packing=packing))
 
     def mark_started(self, number: int) -> None:
         """A trial was handed out to be run. Not journaled: after a crash, it was not."""
@@ -234,6 +241,11 @@ class Recorder:
         with self._lock:
             epochs = (trial.metrics.get("epoch_seconds") for trial in self.table.trials.values() if not trial.source)
             return self.clock.silent_s(), max((seconds for seconds in epochs if seconds is not None), default=None)
+
+    def packing(self) -> Packing | None:
+        """How many trials share a GPU; None unless it was measured."""
+        with self._lock:
+            return self.table.packing
 
     def failures(self) -> str:
         """How many trials failed, and why the first did; empty if none did."""

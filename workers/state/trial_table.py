@@ -15,7 +15,15 @@ from typing import Any, assert_never
 from search_spaces.early_stopping.base import LOSS
 from search_spaces.objective import Objective
 from search_spaces.phrases import counted
-from search_spaces.protocol import ENDED_TRIAL_STATES, IMPORTED_STATES, ErrorKind, TrialState, TrialUpdate, Winner
+from search_spaces.protocol import (
+    ENDED_TRIAL_STATES,
+    IMPORTED_STATES,
+    ErrorKind,
+    Packing,
+    TrialState,
+    TrialUpdate,
+    Winner,
+)
 from search_spaces.replicates import is_replicate
 from search_spaces.upgrade import upgrade_sample
 from workers.state.events import (
@@ -23,6 +31,7 @@ from workers.state.events import (
     DataAgreed,
     EpochFinished,
     Event,
+    PackingMeasured,
     SearchWarmStarted,
     SlotReleased,
     SlotsReturned,
@@ -125,6 +134,8 @@ class TrialTable:
         self.known: tuple[Mapping[str, Any], ...] | None = None
         #: Digests of the data that all trials must have; None until one has finished an epoch.
         self.data: Mapping[str, str] | None = None
+        #: How many trials share a GPU; None unless it was measured.
+        self.packing: Packing | None = None
 
     def searched(self) -> list[Trial]:
         """The trials of the search, without replicates."""
@@ -228,6 +239,8 @@ class TrialTable:
                 self.known = tuple(upgrade_sample(one["parameters"]) for one in event.configurations)
             case DataAgreed():
                 self.data = self.data or event.digests
+            case PackingMeasured():
+                self.packing = event.packing
             case SlotsReturned():
                 pass
             case _:

@@ -69,7 +69,7 @@ def _share(experiment: Experiment) -> Share:
     cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
     if cpus is None:  # the size was not stored as a number
         resources = StoredSpec(experiment.spec).overview.resources
-        cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
+        cpus, gpus = resources.cpus_per_trial, resources.gpus
     return Share(
         experiment_id=experiment.id,
         name=experiment.name,
