@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +87,17 @@ class OptunaStudy:
             self._study.tell(asked, value)
             self.told += 1
 
-    def prune(self, number: int, curve: Iterable[float] = ()) -> None:
-        """The trial is worse than all complete ones, and the worse, the fewer epochs its curve has."""
+    def prune(self, number: int, curve: Sequence[float] = ()) -> None:
+        """The trial is worse than all complete ones: the worse, the fewer epochs its curve has, then by its last value.
+
+        Without a finite value it is worse than all trials.
+        """
         from optuna.trial import TrialState
 
         if (asked := self._open.pop(number, None)) is not None:
-            for epoch, value in enumerate(curve, start=1):
-                if math.isfinite(value):
-                    asked.report(value, epoch)
+            finite = ((epoch, value) for epoch, value in enumerate(curve, start=1) if math.isfinite(value))
+            for epoch, value in list(finite)[-1:]:  # samplers look at the last one
+                asked.report(value, epoch)
             self._study.tell(asked, state=TrialState.PRUNED)
             self.told += 1
 

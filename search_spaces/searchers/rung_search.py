@@ -24,18 +24,22 @@ WINDOW, BEST = 250, 25
 class RungSearch:
     """The study of the highest rung at which the sampler's `startup_trials` trials have a value; at first of the first.
 
-    In it, a trial is as good as its value at that rung. One that diverged before it is worse than all others, one that
-    has not reached it yet counts as the sampler counts running trials, and one that ended before it is not counted.
-    Of a long search, a part is modeled.
+    In it, a trial is as good as its value at that rung. One that was stopped at an earlier rung is worse, the worse the
+    earlier, and one that diverged before it is worse than all others. One that has not reached it yet counts as the
+    sampler counts running trials, and one that ended before it otherwise (it lost patience, failed or was canceled) is
+    not counted. Of a long search, a part is modeled.
+
+    `forgets_stopped`: whether a trial that was stopped at an earlier rung is not counted either.
     """
 
-    def __init__(self, problem: SearchProblem, sampler: Sampler) -> None:
+    def __init__(self, problem: SearchProblem, sampler: Sampler, forgets_stopped: bool) -> None:
         self._problem = problem
         self._sampler = sampler
+        self._forgets_stopped = forgets_stopped
         self._enough = sampler.startup_trials
         self._samples: dict[int, Sample] = {}
         self._values: dict[float, dict[int, float]] = {level: {} for level in (*problem.rungs, END)}
-        self._ended: dict[int, Finding] = {}
+        self._ended: dict[int, TrialResult] = {}
         self._level = next(iter(self._values))
         self._older: tuple[int, tuple[int, ...]] = (0, ())  # the first trial that is not old, and the best before it
         self._study = self._new_study()
@@ -61,20 +65,27 @@ class RungSearch:
             return
         if result.finding is Finding.COMPLETED and result.best_value is not None:
             self._record(END, result.number, result.best_value)
-        self._ended[result.number] = result.finding
-        self._tell_end(result.number)
+        self._ended[result.number] = result
+        self._tell_end(result)
 
     def _record(self, level: float, number: int, value: float) -> None:
         self._values[level][number] = value
         if level == self._level:
             self._study.complete(number, value)
 
-    def _tell_end(self, number: int) -> None:
+    def _tell_end(self, result: TrialResult) -> None:
         """Nothing happens to a trial that has a value at the present level."""
-        if self._ended[number] is Finding.DIVERGED:
-            self._study.prune(number)
+        if result.finding is Finding.DIVERGED:
+            self._study.prune(result.number)
+        elif self._was_stopped(result):
+            self._study.prune(result.number, result.curve)
         else:
-            self._study.forget(number)
+            self._study.forget(result.number)
+
+    def _was_stopped(self, result: TrialResult) -> bool:
+        """At a rung, where it was worse than others, and this counts."""
+        at_a_rung = result.finding is Finding.EARLY_STOPPED and len(result.curve) in self._values
+        return at_a_rung and not self._forgets_stopped
 
     def _choose_study(self) -> None:
         """Levels only rise, because no value is ever withdrawn. Seldom is another study chosen, which takes a while to
@@ -90,14 +101,12 @@ class RungSearch:
             return
         self._level, self._older, self._study = level, older, self._new_study()
         for number in sorted({*older[1], *(number for number in self._samples if number >= first)}):
+            result = self._ended.get(number)
+            self._study.add(number, self._samples[number])
             if number in values:
-                self._study.add(number, self._samples[number])
                 self._study.complete(number, values[number])
-            elif number not in self._ended:
-                self._study.add(number, self._samples[number])
-            elif self._ended[number] is Finding.DIVERGED:
-                self._study.add(number, self._samples[number])
-                self._study.prune(number)
+            elif result is not None:
+                self._tell_end(result)
 
     def _new_study(self) -> OptunaStudy:
         return OptunaStudy(self._problem, self._sampler)

@@ -24,10 +24,11 @@ class TPE(OptunaSearcherSpec):
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
         10, description="Number of trials with a value from which on the sampler uses its model; see `startup`."
     )
-    learn_from: Literal["rungs", "ended_trials"] = Field(
+    learn_from: Literal["rungs", "all_trials", "ended_trials"] = Field(
         "rungs",
         description="What the model knows of a trial. rungs: its value at the highest rung that at least "
-        "`startup_trials` trials have reached, also if it still runs or was stopped there. ended_trials: its best "
+        "`startup_trials` trials have reached, also if it still runs or was stopped there. all_trials: the same, and "
+        "trials that were stopped at an earlier rung are worse; with rungs they are forgotten. ended_trials: its best "
         "value if it completed; experiments of version 0.1 continue with this.",
     )
     choices_of_numbers: ChoicesOfNumbers = "ordered"
@@ -43,6 +44,8 @@ class TPE(OptunaSearcherSpec):
         return Sampler("TPESampler", options, self.choices_of_numbers == "ordered", self.startup_trials)
 
     def model(self, problem: SearchProblem) -> Model:
-        ended = self.learn_from == "ended_trials"
-        model = super().model(problem) if ended else RungSearch(problem, self.sampler())
+        if self.learn_from == "ended_trials":
+            model = super().model(problem)
+        else:
+            model = RungSearch(problem, self.sampler(), forgets_stopped=self.learn_from == "rungs")
         return Avoiding(problem, model) if self.avoid_divergence else model

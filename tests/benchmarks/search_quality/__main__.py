@@ -145,7 +145,7 @@ def _task(data: Path | None, name: str) -> Curves:
 
 def _new_task(data: Path | None, name: str) -> Curves:
     if name in recorded.names():
-        return recorded.RecordedTask(name)
+        return recorded.recorded_task(name)
     if name == edge.NAME:
         return edge.EdgeTask()
     if name.startswith(conditional.PREFIX):

@@ -84,6 +84,7 @@ METHODS: dict[str, Make] = {
     "random": _rung(Random(num_samples=MANY), Asha()),
     "tpe-diverging": _rung(TPE(num_samples=MANY, avoid_divergence=False), Asha()),
     "gp-diverging": _rung(GP(num_samples=MANY, avoid_divergence=False), Asha()),
+    "tpe-all-trials": _rung(TPE(num_samples=MANY, learn_from="all_trials"), Asha()),
     "tpe-random-startup": _rung(TPE(num_samples=MANY, startup="random"), Asha()),
     "random-independent": _rung(Random(num_samples=MANY, startup="random"), Asha()),
     "tpe-0.1": _rung(TPE(num_samples=MANY, learn_from="ended_trials", startup="random"), Asha()),

@@ -56,10 +56,22 @@ def test_any_configuration_has_a_curve_and_a_loss(task: RecordedTask) -> None:
     for _ in range(30):
         configuration = resolve(task.space, draw_from(draw_at_random(task.space, generator)))
         curve, losses = task.curve(configuration), task.losses_of(configuration)
+        assert losses is not None
         assert (np.isnan(curve) == np.isnan(losses)).all()
         curves.add(tuple(one for one in curve.tolist() if math.isfinite(one)))
     assert len(curves) > 10
 
 
+def test_the_mean_of_similar_networks_changes_near_a_network_and_is_like_its_own_curve() -> None:
+    task, mean = RecordedTask("digits-cnn"), recorded.recorded_task("digits-cnn-mean")
+    curves = np.stack([mean.curve(one) for one in task.configurations[:40]])
+    assert np.corrcoef(curves.max(axis=1), np.nan_to_num(task.accuracies[:40]).max(axis=1))[0, 1] > 0.8
+    near = [one["model"] | {"dropout": one["model"]["dropout"] * 0.8} for one in task.configurations[:40]]
+    moved = [{**one, "model": model} for one, model in zip(task.configurations, near, strict=False)]
+    same = [np.array_equal(mean.curve(one), curve) for one, curve in zip(moved, curves, strict=True)]
+    assert sum(same) < 20
+    assert 0.1 < mean.median < mean.best < task.best
+
+
 def test_the_tables_of_the_package_are_the_ones_tested() -> None:
-    assert recorded.names() == sorted(EXPECTED)
+    assert recorded.names() == [*sorted(EXPECTED), *(f"{name}-mean" for name in sorted(EXPECTED))]
