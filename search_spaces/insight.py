@@ -181,6 +181,20 @@ class Path(Part):
     spec: dict[str, Any] = Field(description="The spec of an experiment that trains each configuration of the path.")
 
 
+class TrainedStep(Part):
+    """One configuration of a path that was trained, and what its change gained."""
+
+    trial: int = Field(description="Number of the trial.")
+    names: list[str] = Field(description="Hyperparameters that differ from the trial before; empty for the first.")
+    values: list[float] = Field(description="Best values of the trial and of its runs with fresh seeds that completed.")
+    mean: float | None = Field(None, description="Mean of the values; null for none.")
+    gain: Interval | None = Field(
+        None,
+        description="By how much the mean of the values is better than that of the trial before, with a 95 % interval; "
+        "null for the first trial, and where one of the two has no value.",
+    )
+
+
 class Finding(Part):
     """What a trial's curves or the search space show, and the figures that this rests on."""
 
@@ -220,6 +234,11 @@ class Insight(Part):
     path: Path | None = Field(
         None,
         description="What led from the defaults to the winner; null for too few trials, or if it has the defaults.",
+    )
+    trained: list[TrainedStep] = Field(
+        default_factory=list,
+        description="What each step gained of a path that this experiment trained: its spec names the configuration of "
+        "each trial and has all of them trained again with fresh seeds, as the spec of `path` does. Otherwise empty.",
     )
     curves: list[TrialFindings] = Field(
         default_factory=list, description="What the curves show of each of the best trials, the winner first."

@@ -24,7 +24,7 @@ def explain(insight: Insight, experiment_id: str) -> list[Fact]:
     facts = [Fact("winner", _won(insight))]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
-    facts += [*_replicated(insight), *_why(insight), *_path(insight, experiment_id)]
+    facts += [*_replicated(insight), *_why(insight), *_path(insight, experiment_id), *_trained(insight)]
     facts += [*_sure(insight), *_classes(insight), *_curves(insight)]
     facts += [Fact("space", one_line(finding.text)) for finding in insight.space[:MOST_FINDINGS]]
     if len(insight.space) > MOST_FINDINGS:
@@ -92,6 +92,20 @@ def _path(insight: Insight, experiment_id: str) -> Iterable[Fact]:
     )
     text = f"from the defaults, {figure(found.start)} by the forest at epoch {found.epoch}, to {figure(found.end)}: "
     yield Fact("path", f"{text}{steps}; rung insight {experiment_id} --path > path.yaml trains it")
+
+
+def _trained(insight: Insight) -> Iterable[Fact]:
+    """A path that was trained, a line for each configuration."""
+    for step in insight.trained:
+        if step.mean is None:
+            yield Fact("trained", f"trial {step.trial}, {listed(step.names, 2)}: no run completed")
+            continue
+        text = f"trial {step.trial}: {figure(step.mean)}, the mean of {counted(len(step.values), 'run')}"
+        if step.names:
+            text += f"; {listed(step.names, 2)}"
+        if step.gain:
+            text += f" {step.gain.value:+.4f} ({step.gain.low:+.4f} to {step.gain.high:+.4f})"
+        yield Fact("trained", text)
 
 
 def _sure(insight: Insight) -> Iterable[Fact]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.insight import Choice, Finding, Importance, Insight, NextSpec, Sureness, TrialFindings
+from search_spaces.insight import Choice, Finding, Importance, Insight, NextSpec, Sureness, TrainedStep, TrialFindings
 from search_spaces.phrases import counted
 from search_spaces.protocol import TrialState
 from search_spaces.replicates import run_name
@@ -24,6 +24,7 @@ from workers.insight.path import winning_path
 from workers.insight.replication import replication
 from workers.insight.space import space_findings
 from workers.insight.sureness import sureness
+from workers.insight.trained import trained_path
 from workers.state.trial_table import Trial
 
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
@@ -33,6 +34,7 @@ LIMITS_S = {
     "replication": 5.0,
     "importance": 20.0,
     "path": 5.0,
+    "trained": 5.0,
     "curves": 5.0,
     "space": 5.0,
     "next": 5.0,
@@ -56,6 +58,7 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S, wit
     curves: list[TrialFindings] = parts.compute("curves", lambda: _curves(evidence), [])
     space: dict[str, Finding] = parts.compute("space", lambda: space_findings(evidence), {})
     winner = curves[0].findings if curves else []
+    trained: list[TrainedStep] = parts.compute("trained", lambda: trained_path(evidence), [])
     replicated = parts.compute("replication", lambda: replication(evidence), None)
     warning = evidence.scores.warning() if evidence.scores else ""
     return Insight(
@@ -68,6 +71,7 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S, wit
         replication=replicated,
         importance=parts.compute("importance", lambda: important(evidence), Importance(note="it was not computed")),
         path=parts.compute("path", lambda: winning_path(evidence), None),
+        trained=trained,
         curves=curves[:MOST_SHOWN],
         counts=_counts(evidence, curves),
         scores=evidence.scores,

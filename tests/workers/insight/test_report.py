@@ -130,6 +130,8 @@ def test_all_of_the_path_is_trained_whatever_reaches_the_goal(plant: Plant, plan
     assert path is not None
     training = validate(path.spec)
     assert (training.objective.goal, training.objective.metric) == (None, spec.objective.metric)
+    assert training.searcher.kind == "random"
+    assert len(training.searcher.initial) == training.num_samples == training.finalists.trials  # as `trained` asks for
 
 
 def test_an_insight_that_has_no_time_left_says_what_is_missing(plant: Plant, planted: Trials) -> None:

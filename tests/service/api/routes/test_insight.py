@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.insight import Finalist, Interval, NextSpec, PathStep, Replication
+from search_spaces.insight import Finalist, Interval, NextSpec, PathStep, Replication, TrainedStep
 from search_spaces.insight import Path as InsightPath
 from search_spaces.layout import ExperimentFolder
 from search_spaces.replicates import replicate_number
@@ -136,6 +136,24 @@ def test_what_led_from_the_defaults_to_the_winner_is_shown_and_can_be_trained(
     ) in runner(world).invoke(app, ["insight", ended]).stdout
     printed = runner(world).invoke(app, ["insight", ended, "--path"]).stdout
     assert validate(yaml.safe_load(printed)).name == "first-path"
+
+
+def test_a_path_that_was_trained_has_a_line_for_each_configuration(
+    world: World, settings: Settings, ended: str
+) -> None:
+    rate = Interval(value=0.1, low=0.08, high=0.12)
+    steps = [
+        TrainedStep(trial=0, names=[], values=[0.8, 0.82], mean=0.81),
+        TrainedStep(trial=1, names=["optimizer.lr"], values=[0.9, 0.92], mean=0.91, gain=rate),
+        TrainedStep(trial=2, names=["batch_size"], values=[]),
+    ]
+    write(settings, ended, insight(trained=steps).model_dump_json())
+    lines = runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+    assert [line for line in lines if line.startswith("  trained")] == [
+        "  trained   trial 0: 0.81, the mean of 2 runs",
+        "  trained   trial 1: 0.91, the mean of 2 runs; optimizer.lr +0.1000 (+0.0800 to +0.1200)",
+        "  trained   trial 2, batch_size: no run completed",
+    ]
 
 
 def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Settings, ended: str) -> None:
