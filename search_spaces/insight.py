@@ -100,12 +100,12 @@ class Finalist(Part):
     accuracy: Interval | None = Field(
         None,
         description="Mean validation accuracy with a 95 % interval (two-level bootstrap of seeds and images); null "
-        "with another objective.",
+        "with another objective, and for one seed.",
     )
     difference: Interval | None = Field(
         None,
         description="Accuracy of the chosen one minus that of this one, paired on the images, with a 95 % interval; "
-        "null for the chosen one.",
+        "null for the chosen one, and for one seed.",
     )
 
 
@@ -116,9 +116,10 @@ class Replication(Part):
     finalists: list[Finalist] = Field(
         description="The finalists, the best mean first, without those that diverged with a fresh seed."
     )
-    expected: float = Field(
+    expected: float | None = Field(
+        None,
         description="Value of the objective to expect of a finalist that was chosen in this way: chosen by all seeds "
-        "but one, and measured with that one, averaged over the seeds."
+        "but one, and measured with that one, averaged over the seeds; null for one seed.",
     )
     difference: Interval | None = Field(
         None,

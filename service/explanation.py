@@ -143,6 +143,9 @@ def _replicated(insight: Insight) -> Iterable[Fact]:
     if found.difference:
         low, high = 100 * found.difference.low, 100 * found.difference.high
         text += f"; the difference is {100 * found.difference.value:.2f} ({low:.2f} to {high:.2f}) percentage points"
+    if found.expected is None:
+        yield Fact("seeds", f"{text}; one seed does not tell how much seeds differ")
+        return
     yield Fact("seeds", f"{text}; with one more seed, {figure(found.expected)} is to be expected on the same images")
 
 

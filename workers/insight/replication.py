@@ -33,7 +33,8 @@ def replication(evidence: Evidence) -> Replication | None:
     if not order:
         return None
     values = [[run.best_value or 0.0 for run in one.runs] for one in order]
-    right = _right(evidence, [one.runs for one in order])
+    one_seed = evidence.spec.finalists.seeds == 1  # which does not tell how much seeds differ
+    right = [] if one_seed else _right(evidence, [one.runs for one in order])
     found, differences = estimates(right, evidence.spec.seed) if right else ([], [])
     of_others = [None, *map(_interval, differences)] if differences else [None] * len(order)
     return Replication(
@@ -45,12 +46,12 @@ def replication(evidence: Evidence) -> Replication | None:
                 values=values[place],
                 mean=one.mean,
                 sd=stdev(values[place]) if len(values[place]) > 1 else None,
-                accuracy=_interval(found[place]) if found else None,
+                accuracy=_share(found[place]) if found else None,
                 difference=of_others[place],
             )
             for place, one in enumerate(order)
         ],
-        expected=expected_of_choice(values, sign),
+        expected=None if one_seed else expected_of_choice(values, sign),
         difference=of_others[1] if len(of_others) > 1 else None,
     )
 
@@ -58,12 +59,9 @@ def replication(evidence: Evidence) -> Replication | None:
 def expected_of_choice(values: Sequence[Sequence[float]], sign: int) -> float:
     """The value to expect of the finalist with the best mean: `values` [finalists][seeds].
 
-    Each seed in turn is left out, the others choose, and the one left out measures. With one seed nothing can be left
-    out: it is the value of the best, which is too good.
+    Each seed in turn is left out, the others choose, and the one left out measures: there must be two at least.
     """
     seeds = len(values[0])
-    if seeds == 1:
-        return sign * max(sign * one[0] for one in values)
     measured = []
     for left_out in range(seeds):
         chosen = max(values, key=lambda one: sign * (sum(one) - one[left_out]))
@@ -133,6 +131,11 @@ def _right(evidence: Evidence, groups: Sequence[Sequence[Trial]]) -> list[NDArra
     if evidence.spec.objective.metric != "validation_accuracy" or not complete or len(sizes) != 1:
         return []
     return [np.array(runs, bool) for runs in known]
+
+
+def _share(found: Estimate) -> Interval:
+    """Of a value in [0, 1], as its interval is then too."""
+    return Interval(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def _interval(found: Estimate) -> Interval:

@@ -380,6 +380,24 @@ def test_the_insight_is_of_the_trial_that_fresh_seeds_chose(plant: Plant) -> Non
     assert sure.overtuned is False
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_seed_tells_nothing_of_other_seeds(plant: Plant, seeds: int) -> None:
+    """There is no interval then, and no value to expect of one more seed: that of the only one was chosen."""
+    spec = spec_of(finalists={"trials": 2, "seeds": seeds}, max_epochs=1)
+    samples = [{"optimizer": 0, "optimizer[0].lr": rate, "label_smoothing": 0.1} for rate in (0.02, 0.5)]
+    rights = [[True] * 10 + [False] * 2, [True] * 11 + [False]]
+    storage = plant(spec, [(sample, [sum(right) / 12], right) for sample, right in zip(samples, rights, strict=True)])
+    with_fresh_seeds(storage, spec, {0: [True] * seeds, 1: [False] * seeds}).close()
+    made = make_insight(spec, storage)
+    found = made.replication
+    assert found is not None
+    assert (found.chosen, found.finalists[0].mean) == (0, 1.0)
+    known = seeds > 1
+    shown = (found.expected, found.difference, found.finalists[0].accuracy, found.finalists[1].difference)
+    assert [one is not None for one in shown] == [known] * 4
+    assert all(0 <= one.accuracy.low <= one.accuracy.high <= 1 for one in found.finalists if one.accuracy)
+
+
 def test_a_single_finalist_is_left_where_the_best_trial_diverges_with_a_fresh_seed(plant: Plant) -> None:
     spec = spec_of(finalists={"trials": 2, "seeds": 2}, max_epochs=1)
     sample = {"optimizer": 1, "label_smoothing": 0.1}

@@ -192,6 +192,18 @@ def test_insight_says_how_the_finalists_did_with_fresh_seeds(world: World, setti
     ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
 
 
+def test_insight_of_one_fresh_seed_expects_nothing_of_another(world: World, settings: Settings, ended: str) -> None:
+    finalists = [
+        Finalist(trial=trial, runs=[5000000 + 10 * trial], values=[mean], mean=mean, sd=None)
+        for trial, mean in ((12, 0.986), (17, 0.981))
+    ]
+    write(settings, ended, insight(replication=Replication(chosen=12, finalists=finalists)).model_dump_json())
+    assert (
+        "  seeds     trial 12 won by the mean over 1 fresh seed: 0.986, against 0.981 of trial 17; one seed does not "
+        "tell how much seeds differ"
+    ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+
+
 def test_insight_says_that_the_other_finalists_diverged(world: World, settings: Settings, ended: str) -> None:
     left = Finalist(trial=12, runs=[5000120, 5000121], values=[0.985, 0.987], mean=0.986, sd=0.0014)
     replication = Replication(chosen=12, finalists=[left], expected=0.986)
