@@ -308,7 +308,7 @@ def rule_of(error: ErrorDetails) -> str:
         if error["type"] in {"string_too_short", "too_short"} and context["min_length"] == 1:
             return "must not be empty"
         return _RULES[error["type"]].format(**context)
-    message = error["msg"].replace("Input should be", "must be")
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     return message

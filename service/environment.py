@@ -54,7 +54,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         for one in error.errors():
-            rule = rule_of(one).removeprefix("Value error, ")
+            rule = rule_of(one)
             name = str((one["loc"] or ("home",))[0])
             shown = f" (got {shorten(given[name])!r})" if name in PLAIN & given.keys() else ""
             problems.append(f"{variable(name)}: {rule}{shown}")

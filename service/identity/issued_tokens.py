@@ -149,11 +149,13 @@ def _recognize(session: Session, query: Select[*tuple[Any, ...]], value: str, no
     if token.revoked_at is not None or token.expires_at <= now:
         return None
     roles = {row.team: _role(row) for row in rows if row.team is not None}
+    archived = frozenset(row.team for row in rows if row.archived_at is not None)
     due = token.last_used_at is None or not timedelta(0) <= now - token.last_used_at < USE_RECORDED_EVERY
     in_use = TokenInUse(token.id, token.name, token.expires_at, token.made_by is None)
     if token.kind == TokenKind.SERVICE:
         login = f"token {token.name or token.id} of {token.team_id}"
-        return Recognized(Principal(PrincipalKind.SERVICE, token.id, login, roles=roles, token=in_use), due)
+        service = Principal(PrincipalKind.SERVICE, token.id, login, roles=roles, token=in_use, archived=archived)
+        return Recognized(service, due)
     if user.user_id is None or user.disabled_at is not None:
         return None
     restricted = token.team_id is not None or token.role is not None
@@ -161,7 +163,8 @@ def _recognize(session: Session, query: Select[*tuple[Any, ...]], value: str, no
         roles = {team: role for team, role in roles.items() if team == token.team_id}
     admin = user.admin and not restricted
     kind = PrincipalKind.PERSON
-    return Recognized(Principal(kind, user.user_id, user.login, user.user_id, admin, roles, in_use, restricted), due)
+    person = Principal(kind, user.user_id, user.login, user.user_id, admin, roles, in_use, restricted, archived)
+    return Recognized(person, due)
 
 
 def record_use(session: Session, token_id: str, now: datetime) -> None:

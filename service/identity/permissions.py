@@ -100,6 +100,8 @@ def refusal(principal: Principal, permission: Permission, team: str | None = Non
             f"this needs the permission {permission}, which no token has that is restricted to a team or a role: use "
             "another token of yours"
         )
+    if team in principal.archived:
+        return f"the team {team!r} is archived: what belongs to it can only be read"
     roles = [f"{role}s" for role in Role if permission in ROLES[role]]
     who = f"{', '.join(roles)} and administrators" if roles else "only administrators"
     needs = f"this needs the permission {permission}, which {who} have"

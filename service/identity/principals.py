@@ -49,7 +49,8 @@ class Principal:
     """A caller. `id` is short and never changes: a user's, a service token's, or empty without accounts.
 
     `login` is what others read. `roles` are those in the teams of the caller, by the id of the team. `is_restricted`:
-    the token of a person was made for one team, or for at most one role.
+    the token of a person was made for one team, or for at most one role. `archived` are those teams of `roles` in which
+    everybody can only read.
     """
 
     kind: PrincipalKind
@@ -60,6 +61,7 @@ class Principal:
     roles: Mapping[str, Role] = field(default_factory=dict)
     token: TokenInUse | None = None
     is_restricted: bool = False
+    archived: frozenset[str] = frozenset()
 
     @property
     def has_account(self) -> bool:

@@ -33,6 +33,7 @@ def test_a_name_with_control_characters_is_refused(
             assert answer.status_code == 422, name
             (problem,) = answer.json()["errors"]
             assert (problem["field"], "control characters" in problem["rule"]) == (field, True)
+            assert problem["rule"].startswith("must "), "no words of the library"
 
 
 def test_names_of_all_scripts_are_kept(client: httpx.Client, accounts: Accounts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -48,6 +49,13 @@ def test_a_refusal_says_who_may() -> None:
     assert "viewer" in text
     assert "experiment.cancel, which members, managers and administrators have" in text
     assert "experiment.cancel" in refusal(person(), Permission.EXPERIMENT_CANCEL)
+
+
+def test_a_refusal_in_an_archived_team_says_that_it_is_archived() -> None:
+    one = replace(person(vision=Role.VIEWER, speech=Role.VIEWER), archived=frozenset({"vision"}))
+    said = "the team 'vision' is archived: what belongs to it can only be read"
+    assert refusal(one, Permission.EXPERIMENT_CANCEL, "vision") == said
+    assert "archived" not in refusal(one, Permission.EXPERIMENT_CANCEL, "speech")
 
 
 def test_the_lesser_of_two_roles() -> None:
