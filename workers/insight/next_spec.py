@@ -26,6 +26,7 @@ EXTENSIONS = (0.5, 0.25, 0.1)  # of a domain beyond a bound, as shares of its wi
 MORE_EPOCHS = 1.5
 SUFFIX = "-next"
 BALANCED_METRIC = "validation_balanced_accuracy"
+BALANCED_METRICS = {BALANCED_METRIC, "validation_macro_f1"}  # in which all classes count the same
 DECIMALS = 9  # of a multiple of a step: without binary noise
 
 log = logging.getLogger(__name__)
@@ -71,10 +72,10 @@ def _suggestions(spec: ExperimentSpec, found: Mapping[str, Finding], winner: lis
 
 
 def _balanced_objective(document: Document) -> Iterator[Change]:
-    """A goal is one of the accuracy, which the balanced accuracy may never reach."""
+    """In place of an objective in which classes of few images hardly count. Its goal says nothing of the new one."""
     objective = document["objective"]
-    if objective["metric"] == "validation_accuracy":
-        changed = {**objective, "metric": BALANCED_METRIC, "goal": None}
+    if objective["metric"] not in BALANCED_METRICS:
+        changed = {**objective, "metric": BALANCED_METRIC, "mode": "max", "goal": None}
         yield f"objective.metric {BALANCED_METRIC}", document | {"objective": changed}
 
 

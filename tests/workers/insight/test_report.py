@@ -281,6 +281,22 @@ def test_only_a_suggestion_that_is_not_valid_is_left_out() -> None:
     assert optimizer.lr.high == 10
 
 
+@pytest.mark.parametrize(
+    ("metric", "following"),
+    [
+        ("validation_accuracy", "validation_balanced_accuracy"),
+        ("validation_loss", "validation_balanced_accuracy"),
+        ("validation_balanced_accuracy", "validation_balanced_accuracy"),
+        ("validation_macro_f1", "validation_macro_f1"),
+    ],
+)
+def test_the_next_spec_where_classes_are_hidden_has_an_objective_that_sees_them(metric: str, following: str) -> None:
+    spec = spec_of(objective={"metric": metric, "goal": 0.5})
+    objective = validate(next_spec(spec, {}, [], hides_classes=True).spec).objective
+    assert (objective.metric, objective.mode) == (following, "max")
+    assert objective.goal == (0.5 if metric == following else None)
+
+
 def test_the_insight_says_that_an_accuracy_hides_classes_and_the_next_spec_looks_at_all_classes(
     plant: Plant, planted: Trials
 ) -> None:
