@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import socket
 import sqlite3
@@ -72,6 +73,7 @@ def start(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # handlers that other tests have left print too
     with contextlib.redirect_stderr(io.StringIO()) as stream, pytest.raises(SystemExit) as exit:
         main()
     printed = stream.getvalue().rstrip()
