@@ -27,7 +27,7 @@ from workers.training.loop import EpochInterruptedError, Training
 from workers.trial.device import select_device
 from workers.trial.shared_memory import CONTEXT_BYTES
 
-WARM_BATCHES = 8  # the allocator and the choice of convolutions have settled
+WARM_BATCHES = 8  # trained before the measurement: the first ones allocate memory and choose kernels
 EVALUATED_IMAGES = 4096  # more than one batch of an evaluation
 UNENDING = 1_000_000  # epochs of the schedule; the measurement ends before
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

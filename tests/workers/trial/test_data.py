@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,29 @@ def test_a_trial_is_not_trained_on_other_data_than_those_it_is_compared_with(
     assert begun(told).step()["epoch"] == 1
 
 
+#: Of two classes, below the data root.
+PICTURES = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
+
+
+def save_picture(folder: Path, number: int, level: int) -> None:
+    """One picture, of one gray level."""
+    path = folder / f"{'ab'[number % 2]}/{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), level).save(path)
+
+
 def pictures(folder: Path, replaced: int | None = None) -> None:
     """A train set of 20 pictures of two classes; the content of one may be another than at first."""
     for number in range(20):
-        path = folder / f"{'ab'[number % 2]}/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), 10 * number + (number == replaced)).save(path)
+        save_picture(folder, number, 10 * number + (number == replaced))
 
 
 @pytest.mark.parametrize("replaced", range(0, 20, 4))
 def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
     config: Callable[..., dict[str, Any]], tmp_path: Path, replaced: int
 ) -> None:
-    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
     pictures(tmp_path / "data/pictures")
-    told = config(dataset=folder)
+    told = config(dataset=PICTURES)
     begun(told).step()
     (tmp_path / f"data/pictures/{'ab'[replaced % 2]}/{replaced}.png").unlink()
     pictures(tmp_path / "data/pictures", replaced)
@@ -93,19 +102,14 @@ def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
 def test_data_that_were_restored_are_those_of_before_though_the_others_were_read_just_now(
     config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    dataset = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
-
-    def save(number: int, level: int) -> None:
-        path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), level).save(path)
+    save = partial(save_picture, tmp_path / "data/pictures")
 
     def known(**options: bool) -> dict[str, str]:
-        return load(DATASETS.validate_python(dataset), 0, tmp_path / "data", tmp_path / "cache", **options).digests
+        return load(DATASETS.validate_python(PICTURES), 0, tmp_path / "data", tmp_path / "cache", **options).digests
 
     for number in range(140):  # of which half are looked at
         save(number, number)
-    told = config(dataset=dataset)
+    told = config(dataset=PICTURES)
     begun(told).step()
     before = known()
     for number in range(140):
@@ -115,26 +119,21 @@ def test_data_that_were_restored_are_those_of_before_though_the_others_were_read
         if known() != before:
             break  # the file is no test image, and not one of the few that are looked at
     assert known() != before
-    assert begun(config(number=1, dataset=dataset)).step()["epoch"] == 1
+    assert begun(config(number=1, dataset=PICTURES)).step()["epoch"] == 1
 
 
 def test_the_first_trial_looks_at_every_file_though_somebody_has_read_the_folder_just_now(
     config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     """Otherwise it would be trained on pictures of before, and a trial after ten minutes would find others."""
-    dataset = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
-
-    def save(number: int, level: int) -> None:
-        path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), level).save(path)
+    save = partial(save_picture, tmp_path / "data/pictures")
 
     def known() -> str:
         """What somebody else who reads the folder finds."""
-        return load(DATASETS.validate_python(dataset), 0, tmp_path / "data", tmp_path / "cache").digests["train"]
+        return load(DATASETS.validate_python(PICTURES), 0, tmp_path / "data", tmp_path / "cache").digests["train"]
 
     def trained(name: str) -> dict[str, str]:
-        told = config(name=name, dataset=dataset)
+        told = config(name=name, dataset=PICTURES)
         begun(told).step()
         return DataReport.model_validate_json(
             ExperimentFolder(Path(told["storage"])).data_report.read_bytes()
@@ -167,9 +166,8 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 def test_other_data_are_noticed_though_the_report_is_lost(
     config: Callable[..., dict[str, Any]], tmp_path: Path, lost: str
 ) -> None:
-    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
     pictures(tmp_path / "data/pictures")
-    told = config(dataset=folder)
+    told = config(dataset=PICTURES)
     told["data"] = begun(told).step()["data"]
     path = ExperimentFolder(Path(told["storage"])).data_report
     before = path.read_bytes()
