@@ -40,6 +40,9 @@ CONFIG = """
 [[operations]]
 include-operation-id = "submit_experiment"
 phases.coverage.enabled = false
+
+[checks.negative_data_rejection]  # as by default, and 413: what is too long for its field may be too large for any body
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "5xx"]
 """
 #: What MLflow answers for each curve.
 HISTORY = b'{"metrics": [{"key": "x", "value": 0.5, "step": 1, "timestamp": 1700000000000}]}'
