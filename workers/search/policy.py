@@ -78,7 +78,10 @@ class SearchPolicy:
             return ""
         return f"every configuration of the search space was tried: {counted(tried, 'trial')} of num_samples={asked}"
 
-    def decide(self, directives: Directives, fenced: bool, table: TrialTable, clock: SlotClock) -> Actions:
+    def decide(
+        self, directives: Directives, fenced: bool, table: TrialTable, clock: SlotClock, *, no_more: bool = False
+    ) -> Actions:
+        """`no_more`: the searcher has no further proposals, however many are asked for."""
         controls = self._controls_of(directives)
         outcome = stop_conditions.requested(directives, fenced) or stop_conditions.reached(
             controls, self._objective, self._gpus_per_trial, table, clock
@@ -89,12 +92,12 @@ class SearchPolicy:
             for trial in table.trials.values()
             if trial.state is TrialState.RUNNING and trial.number not in cancel
         ]
-        used, alone = sum(running), table.waits_alone()
+        is_searching = not no_more and len(table.searched()) < self.num_samples(directives, table)
+        used, alone = sum(running), table.waits_alone(is_searching)
         wanted = max([*running, alone.slots if alone else 1])
         most = controls.max_concurrent_trials or directives.slots
         slots = min(directives.slots, max(most, wanted) if wanted <= directives.slots else most)
         kept = alone.slots if alone and alone.slots <= slots else 0  # until it is handed out, others make room
-        is_searching = len(table.searched()) < self.num_samples(directives, table)
         trial_left = is_searching or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,

@@ -65,8 +65,8 @@ class TuneCallback(Callback):
         self._on_change = on_change
         self.scheduler = TuneScheduler(verdicts, self.poll, self._yields_slot)
         self.outcome: Outcome | None = None
-        self.controls = self._decide().controls  # at the newest look before the search ended
         self._searcher: TuneSearcher | None = None
+        self.controls = self._decide().controls  # at the newest look before the search ended
         self._nodes: Nodes | None = None
         self._resources: Mapping[str, float] = {}
         self._unusable: list[str] = []  # nodes, at the newest look
@@ -118,16 +118,18 @@ class TuneCallback(Callback):
     def num_samples(self) -> int:
         """Trials wanted now: no more than there are, once the searcher has proposed all that it can."""
         wanted = self._policy.num_samples(self._directives(), self._table)
-        no_more = self._searcher is not None and self._searcher.no_more
-        return min(wanted, len(self._table.searched())) if no_more else wanted
+        return min(wanted, len(self._table.searched())) if self._no_more() else wanted
 
     def why_fewer(self) -> str:
         """Why fewer trials are wanted than were asked for; empty if they are not."""
         directives = self._directives()
         if stagnation := self._policy.stagnation(directives, self._table):
             return stagnation
-        no_more = self._searcher is not None and self._searcher.no_more
-        return self._policy.exhaustion(directives, self._table) if no_more else ""
+        return self._policy.exhaustion(directives, self._table) if self._no_more() else ""
+
+    def _no_more(self) -> bool:
+        """Whether the searcher has proposed all that it can."""
+        return self._searcher is not None and self._searcher.no_more
 
     def slots(self) -> int:
         """Trials that may run at once now. Applies the directives first: while nothing runs, Tune does not poll."""
@@ -249,7 +251,9 @@ class TuneCallback(Callback):
             )
 
     def _decide(self) -> Actions:
-        return self._policy.decide(self._directives(), self._fence.is_closed(), self._table, self._recorder.clock)
+        return self._policy.decide(
+            self._directives(), self._fence.is_closed(), self._table, self._recorder.clock, no_more=self._no_more()
+        )
 
     def _look(self) -> Actions:
         """The actions of this moment. The first outcome stays: what follows it changes nothing."""

@@ -105,7 +105,7 @@ class TuneSearcher(Searcher):
         if number is None or number >= self._num_samples() - 2 * slots:
             self._on_last()
         if number is None:
-            self.done = not self._running and self._recorder.table.waits_alone() is None
+            self.done = not self._running and next(self._recorder.table.waiting(), None) is None
             return Searcher.FINISHED if self.done else None
         trial = trials[number]
         if trial.slots > free:

@@ -186,11 +186,17 @@ class TrialTable:
         """The number of trials of the search in each state."""
         return Counter(trial.state for trial in self.searched())
 
-    def waits_alone(self) -> Trial | None:
-        """The first trial that needs more than one slot and waits for them; None for none, and for one that the
-        stopping rule paused."""
-        alone = (trial for trial in self.waiting() if trial.slots > 1 and not trial.paused_by_rule)
-        return next(alone, None)
+    def waits_alone(self, is_searching: bool) -> Trial | None:
+        """The first trial that needs more than one slot and waits for them; None for none.
+
+        One that the stopping rule paused waits for them once nothing else is left to be trained: no trial runs, waits
+        for another reason or, while the search `is_searching`, is still to be proposed.
+        """
+        alone = [trial for trial in self.waiting() if trial.slots > 1]
+        interrupted = next((trial for trial in alone if not trial.paused_by_rule), None)
+        if interrupted or not alone or is_searching:
+            return interrupted
+        return alone[0] if all(trial.ended or trial.paused_by_rule for trial in self.trials.values()) else None
 
     def waiting(self) -> Iterator[Trial]:
         """Trials that were proposed, have not ended and hold no slot: first those that released one."""

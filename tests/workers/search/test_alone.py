@@ -12,6 +12,7 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.protocol import Directives, ErrorKind
 from search_spaces.resources import slots_of_gpu
+from tests.support.pausing import Pausing
 from tests.support.searches import Search
 from tests.support.workers import BuildSpec, Stopwatch
 from workers.failures.classification import TrialError
@@ -122,6 +123,31 @@ def test_a_limit_of_trials_does_not_keep_it_from_its_slots(
     assert now.tune.report(neighbor, 2, 0.5) == "STOP"
     assert now.tune.start().config["trial"] == 0
     assert now.tune.start() is None
+
+
+@pytest.mark.parametrize("samples", [2, 9])
+def test_one_that_a_rule_paused_gets_a_whole_gpu_once_nothing_else_is_left(
+    search: Callable[..., Search], tmp_path: Path, samples: int
+) -> None:
+    """Also where the space has no further configurations, and the trials at a time are fewer than slots of a GPU."""
+    now = search(
+        rule=Pausing(),
+        resources={"gpus_per_trial": 0.25, "max_concurrent_trials": 2},
+        searcher={"kind": "random", "num_samples": samples},
+        search_space={"batch_size": {"choice": [32, 64]}},
+        max_epochs=2,
+    )
+    now.service.directives = Directives(slots=8)
+    now.tune.fail(now.tune.start(), EXCEEDED, tmp_path)
+    for number in (0, 1):
+        trial = now.tune.start()
+        assert trial.config["trial"] == number
+        assert now.tune.report(trial, 1, 0.5) == "STOP"
+    assert (now.states(), now.trials[0].slots) == (["PAUSED", "PAUSED"], 4)
+    for _ in range(2):
+        now.tune.finish(now.tune.start(), 0.5)
+    assert now.states() == ["COMPLETED", "COMPLETED"]
+    assert now.tune.start() == "FINISHED"
 
 
 def test_slots_that_are_taken_back_are_counted_as_slots(searching: Callable[..., Search], tmp_path: Path) -> None:
