@@ -27,7 +27,7 @@ POLL_S = 1.0  # how often it is checked whether the experiment still has a slot
 #: Losses of the process after which nothing is measured.
 MOST_LOSSES = 3
 #: Kinds of failures that are no fault of the largest configuration.
-PASSING = frozenset({ErrorKind.LOST, ErrorKind.DISK_FULL})
+PASSING = frozenset({ErrorKind.LOST, ErrorKind.DISK_FULL, ErrorKind.NODE})
 NOT_MEASURED = "how many trials share a GPU could not be measured: "
 
 #: `(spec, launch, selector, interrupted)`: measures on a node that Ray's label selector allows; None if interrupted.
@@ -116,13 +116,16 @@ def _measure_here(spec: ExperimentSpec, launch: LaunchConfig, on_gpu: bool) -> P
         from workers.packing.largest import LargestSearch
         from workers.packing.number import with_cpus
         from workers.packing.probe import Roots, measure
+        from workers.trial.device import select_device
 
         roots = Roots(Path(launch.data_root), Path(launch.cache_root))
         splits = load(spec.dataset, spec.seed, roots.data, roots.cache)
         count, channels, height, width = splits.train_images.shape
         largest = LargestSearch(spec, (count, channels, height, width), splits.classes).find()
+        largest = largest.model_copy(update={"gpus": 1.0 if on_gpu else 0.0})
+        select_device(largest)  # here, where a GPU that cannot be used is known to be a problem of the node
         most = with_cpus(*_of_this_node(), spec.resources.cpus_per_trial)
-        return measure(largest.model_copy(update={"gpus": 1.0 if on_gpu else 0.0}), roots, most)
+        return measure(largest, roots, most)
 
 
 def _needed(spec: ExperimentSpec) -> dict[str, float]:

@@ -33,21 +33,28 @@ class LargestSearch:
     def __init__(self, spec: ExperimentSpec, images: tuple[int, int, int, int], classes: int) -> None:
         self._spec, self._images, self._classes = spec, images, classes
         self._known: dict[str, int] = {}
+        self._problems: list[Exception] = []
 
     def find(self) -> TrialSpec:
-        """Raises what the builder of a network raises."""
+        """Configurations that cannot be built are left out. Raises what the builder of a network raises if none can."""
+        best, size = self._search()
+        if not size:
+            raise self._problems[0]
+        return best
+
+    def _search(self) -> tuple[TrialSpec, int]:
         chosen: dict[str, float] = {}
         best, size = self._try(chosen)
         for _ in range(ROUNDS):
             for path, domain in list(self._active(chosen).items()):
                 for value in _alternatives(domain):
                     if len(self._known) >= MOST_BUILT:
-                        return best
+                        return best, size
                     other = chosen | {path: value}
                     found, found_size = self._try(other)
                     if found_size > size:
                         chosen, best, size = other, found, found_size
-        return best
+        return best, size
 
     def _active(self, chosen: Mapping[str, float]) -> dict[str, Domain]:
         met: dict[str, Domain] = {}
@@ -65,8 +72,15 @@ class LargestSearch:
         space = bound.hyperparameters
         key = f"{space.model!r} {space.normalization!r} {space.batch_size}"
         if key not in self._known:
-            self._known[key] = estimated_bytes(bound, self._images, self._classes)
+            self._known[key] = self._size(bound)
         return bound, self._known[key]
+
+    def _size(self, bound: TrialSpec) -> int:
+        try:
+            return estimated_bytes(bound, self._images, self._classes)
+        except Exception as error:  # such as of numbers that do not go together, or of a plugin: its trials will fail
+            self._problems.append(error)
+            return 0
 
 
 def estimated_bytes(spec: TrialSpec, images: tuple[int, int, int, int], classes: int) -> int:

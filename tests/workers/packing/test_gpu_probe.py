@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+import torch
 from ray import exceptions
 
 from search_spaces.experiment import ExperimentSpec
@@ -88,8 +89,23 @@ def test_a_configuration_that_cannot_be_trained_gives_each_trial_a_gpu(measured:
     assert found == Packing(trials=1, note=f"{NOT_MEASURED}CUDA out of memory")
 
 
-def test_a_full_disk_decides_nothing(measured: Callable[..., Packing | None]) -> None:
-    assert measured(Scripted(TrialError(ErrorKind.DISK_FULL, "no space left"))) is None
+@pytest.mark.parametrize("kind", [ErrorKind.DISK_FULL, ErrorKind.NODE])
+def test_what_is_no_fault_of_the_configuration_decides_nothing(
+    measured: Callable[..., Packing | None], kind: ErrorKind
+) -> None:
+    assert measured(Scripted(TrialError(kind, "no space left"))) is None
+
+
+def test_a_gpu_that_cannot_be_used_is_a_problem_of_its_node(
+    launch: BuildLaunch, experiment: BuildSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA driver initialization failed")
+
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    with pytest.raises(TrialError, match=r"has no usable CUDA device.*: CUDA driver initialization failed") as caught:
+        gpu_probe._measure_here(experiment(resources={"gpus_per_trial": "auto"}), launch(), on_gpu=True)
+    assert caught.value.failure.kind is ErrorKind.NODE
 
 
 def test_a_node_that_cannot_be_used_is_left(measured: Callable[..., Packing | None]) -> None:

@@ -59,6 +59,16 @@ def test_a_large_space_is_not_enumerated(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.hyperparameters.batch_size >= 16
 
 
+def test_what_cannot_be_built_is_left_out() -> None:
+    groups = {"kind": "group", "groups": 4}
+    widths = {"choice": [6, 4, 18, 16, 8]}  # not all can be divided by the groups
+    space = {"model": {"kind": "cnn", "width": widths, "depth": 1}, "normalization": groups}
+    assert LargestSearch(search(space), IMAGES, 10).find().hyperparameters.model.width == 16  # type: ignore[union-attr]
+    widths["choice"] = [6, 18]
+    with pytest.raises(ValueError, match="must divide the number of channels"):
+        LargestSearch(search(space), IMAGES, 10).find()
+
+
 def test_what_is_not_in_the_space_stays() -> None:
     found = LargestSearch(search({"optimizer": {"kind": "sgd", "lr": {"loguniform": [0.001, 0.1]}}}), IMAGES, 10).find()
     assert found.hyperparameters.optimizer.lr == 0.1
