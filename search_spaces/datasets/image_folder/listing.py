@@ -41,6 +41,7 @@ SYSTEM_NAMES = frozenset(
 Status = tuple[int, int]
 #: What was left out, as notes say it of one and of several.
 LeftOut = tuple[str, str]
+Names = list[str]
 SYSTEM = ("hidden file or file of an operating system was", "hidden files and files of operating systems were")
 SPECIAL = ("link to nothing or special file was", "links to nothing and special files were")
 NOT_IMAGES = ("file that is not an image was", "files that are not images were")
@@ -56,7 +57,7 @@ UNKNOWN = ("folder beside the parts was", "folders beside the parts were")
 
 @dataclass(frozen=True)
 class Limits:
-    """Of the work of one search. A file or folder counts each time that it is listed."""
+    """Of the work of one search."""
 
     entries: int
     opened: int
@@ -80,41 +81,45 @@ class Search:
     def __init__(self, root: Path, limits: Limits | None) -> None:
         self.root = root
         self.folders: list[Path] = []
-        self.left_out: dict[LeftOut, list[str]] = {}
+        self.left_out: dict[LeftOut, Names] = {}
         self.unopened: set[Path] = set()
         self._limits = limits
         self._entries = 0
+        self._peeked: dict[Path, tuple[Listing, dict[LeftOut, Names]]] = {}
         self._opened: dict[Path, bool] = {}  # whether they begin like an image
 
     def peek(self, folder: Path) -> Listing:
         """What is in a folder, without keeping what was left out."""
-        kept = self.folders, self.left_out
-        self.folders, self.left_out = [], {}
-        try:
-            return self.list(folder)
-        finally:
-            self.folders, self.left_out = kept
+        if folder not in self._peeked:
+            self._peeked[folder] = self._scan(folder)
+        return self._peeked[folder][0]
 
     def list(self, folder: Path) -> Listing:
-        found = Listing()
         self.folders.append(folder)
+        found, left_out = self._peeked.pop(folder) if folder in self._peeked else self._scan(folder)
+        for what, names in left_out.items():
+            self.left_out.setdefault(what, []).extend(names)
+        return found
+
+    def _scan(self, folder: Path) -> tuple[Listing, dict[LeftOut, Names]]:
+        found, left_out = Listing(), dict[LeftOut, Names]()
         with os.scandir(folder) as entries:
             for entry in entries:
                 self._count()
                 path = folder / entry.name
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-                    self.leave_out(SYSTEM, path)
+                    left_out.setdefault(SYSTEM, []).append(self.name(path))
                 elif (kind := _kind(entry)) == "folder":
                     found.folders.append(path)
                 elif kind is None:
-                    self.leave_out(SPECIAL, path)
+                    left_out.setdefault(SPECIAL, []).append(self.name(path))
                 elif self._is_image(path):
                     found.images.append(path)
                 else:
                     found.others.append(path)
         for paths in (found.images, found.folders, found.others):
             paths.sort(key=lambda path: path.name)
-        return found
+        return found, left_out
 
     def _count(self) -> None:
         self._entries += 1

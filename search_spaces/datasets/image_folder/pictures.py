@@ -41,7 +41,11 @@ MAX_PIXELS_0_1 = 178_956_970  # Pillow's own limit, which version 0.1 had
 MAX_BYTES = 512 * 2**20  # of one file: what MAX_PIXELS take as float64
 #: Of a JPEG. Each scan takes as long as the whole image, and some bytes of the file: libtiff has the same limit.
 MAX_SCANS = 100
-SCAN = b"\xff\xda"  # begins a scan; in a scan's own data, a zero follows each 0xff
+SCAN = b"\xff\xda"  # begins a scan
+#: A marker of a JPEG. In a scan's own data, a zero or the number of a restart follows each 0xff.
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+JPEG_END, WITHOUT_LENGTH = b"\xff\xd9", {b"\xff\xd8", b"\xff\x01"}
+MAX_SEGMENTS = 10_000  # of a JPEG that are looked at: it has tens
 MAX_HEADER = 65_536  # bytes of a PNM's header, which Pillow reads one by one
 LARGE_PIXELS = 8_000_000  # larger images are decoded one at a time by a caller that has several threads
 WHITE = 255
@@ -182,12 +186,30 @@ def read(
 
 def _check_work(data: bytes) -> None:
     """Refuse a file of few bytes, or of bytes without a meaning, that takes long to decode. Raises PictureError."""
-    if data.startswith(b"\xff\xd8") and (scans := data.count(SCAN)) > MAX_SCANS:
+    if data.startswith(b"\xff\xd8") and (scans := _scans(data)) > MAX_SCANS:
         raise PictureError(f"must have at most {MAX_SCANS} scans (got {scans})")
     if re.match(rb"P[0-6fFy]", data):
         head = re.sub(rb"#[^\n\r]*", b"", data[:MAX_HEADER])
         if len(data) > MAX_HEADER and len(head.split(maxsplit=4)) < 4:
             raise PictureError(f"must have its header in the first {MAX_HEADER} bytes")
+
+
+def _scans(data: bytes) -> int:
+    """Number of scans of a JPEG up to its end: what follows, such as the film of a moving photo, is not decoded. It may
+    be too large for a file with few scans, or with too many segments."""
+    every = data.count(SCAN)
+    if every <= MAX_SCANS:
+        return every
+    scans, place = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, place)
+        if found is None or found[0] == JPEG_END:
+            return scans
+        scans += found[0] == SCAN
+        place = found.end()
+        if found[0] not in WITHOUT_LENGTH:
+            place += int.from_bytes(data[place : place + 2], "big")
+    return every
 
 
 def _opened(

@@ -257,12 +257,16 @@ def test_a_test_set_without_images_is_refused(tmp_path: Path) -> None:
         find_images(tree(tmp_path, "a/1.png", "b/1.png"), 0.2)
 
 
-def test_every_entry_that_is_listed_counts(tmp_path: Path) -> None:
-    """A folder that may be a class or a part is listed once to see what it is, and once to read it."""
+def test_every_entry_counts_once(tmp_path: Path) -> None:
+    """Also those of a folder that may be a class or a part, which is looked at before it is read."""
     names = (f"train/{number}.png" for number in range(10))
-    tree(tmp_path, *names, "b/1.png", "b/2.png", "c/1.png", "c/2.png")
-    most = 3 + 2 * (10 + 2 + 2)
-    counts(find_images(tmp_path, 0.2, Limits(most, 0)))
+    tree(tmp_path, *names, "train/.hidden", "b/1.png", "b/2.png", "c/1.png", "c/2.png")
+    most = 3 + 11 + 2 + 2
+    found = find_images(tmp_path, 0.2, Limits(most, 0))
+    assert (found.class_names, sum(counts(found).values())) == (("b", "c", "train"), 14)
+    assert [note for note in found.notes if "hidden" in note] == [
+        "1 hidden file or file of an operating system was left out: train/.hidden"
+    ]
     with pytest.raises(TooManyEntriesError):
         find_images(tmp_path, 0.2, Limits(most - 1, 0))
 

@@ -264,6 +264,11 @@ def test_a_jpeg_with_many_scans_is_not_decoded() -> None:
     assert decode(most, describe(64, 64, 1)).shape == (1, 64, 64)
     with pytest.raises(PictureError, match=r"^must have at most 100 scans \(got 101\)$"):
         decode(most[:-2] + last + most[-2:], describe(64, 64, 1))
+    comment = b"\xff\xfe" + (2 + 200).to_bytes(2, "big") + pictures.SCAN * 100
+    moving = most[:2] + comment + most[2:] + pictures.SCAN * 1000  # a thumbnail before it, and a film behind it
+    assert (decode(moving, describe(64, 64, 1)) == decode(most, describe(64, 64, 1))).all()
+    with pytest.raises(PictureError, match=r"^must have at most 100 scans"):
+        decode(most[:2] + b"\xff\xfe\0\2" * pictures.MAX_SEGMENTS + moving[2:], describe(64, 64, 1))
 
 
 @pytest.mark.parametrize("blank", [b" ", b"\n", b"#\n", b"# more\r\n"])
