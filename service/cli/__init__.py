@@ -8,7 +8,8 @@ Heavy modules are imported inside the commands, so that `rung --help` is fast.
 # Importing a module adds its commands; their order here is that of the help.
 # ruff: noqa: F401, I001
 import sys
-from io import TextIOWrapper
+from io import TextIOBase, TextIOWrapper
+from typing import Any
 
 from service.cli.terminal import app
 from service.cli import up
@@ -39,8 +40,17 @@ from service.cli import backup
 __all__ = ["app", "main"]
 
 
+class ClosedOutput(TextIOBase):
+    """In place of a standard output that was closed before this process began: what is printed would vanish."""
+
+    def write(self, text: Any) -> int:
+        raise OSError("standard output is closed")
+
+
 def main() -> None:
     """The entry point of the `rung` command."""
+    if sys.stdout is None:
+        sys.stdout = ClosedOutput()
     if isinstance(sys.stdout, TextIOWrapper):  # some terminals cannot show every character
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

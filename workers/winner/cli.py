@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ DONE, CANNOT, DIFFERS = 0, 2, 4
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 #: What MLflow adds to a copy that it downloads: the model's name and version.
 ADDED = "registered_model_meta"
+SIGN_IN = "; sign in to this MLflow with the variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 class ModelDiffersError(Exception):
@@ -102,9 +104,16 @@ def _download(model: Registered, scratch: Path) -> Path:
     try:
         folder = Path(download_artifacts(artifact_uri=model.model_uri, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
-        raise ModelError(f"{model.model_uri} cannot be downloaded from {model.tracking_uri}: {error}") from error
+        why = f"{error}{SIGN_IN}" if _is_sign_in_missing(error) else error
+        raise ModelError(f"{model.model_uri} cannot be downloaded from {model.tracking_uri}: {why}") from error
     (folder / ADDED).unlink(missing_ok=True)
     return folder
+
+
+def _is_sign_in_missing(error: Any) -> bool:
+    """Whether MLflow answered 401, to its client or to that of the files."""
+    by_mlflow = getattr(error, "error_code", "") == "UNAUTHENTICATED"
+    return by_mlflow or getattr(getattr(error, "response", None), "status_code", None) == HTTPStatus.UNAUTHORIZED
 
 
 def _without_proxy(uri: str) -> None:

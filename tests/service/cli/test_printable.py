@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import re
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -153,3 +154,13 @@ def test_a_stored_name_forges_no_rows() -> None:
     )
     assert len(written.getvalue().splitlines()) == 2, "the headings and one row"
     assert person("ada", hostile) == "ada (Ada root  Root  admin x y)"
+
+
+@pytest.mark.parametrize(
+    "prints", ["sys.argv.append('--help')", "service.cli.app = lambda: open_console().print('a table')"]
+)
+def test_what_is_printed_into_a_closed_output_is_an_error(prints: str) -> None:
+    script = f"import sys, service.cli; from service.cli.terminal import open_console; {prints}; service.cli.main()"
+    command = ["/bin/sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "rung: standard output is closed\n")
