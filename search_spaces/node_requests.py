@@ -6,6 +6,7 @@ It is here because the service and the workers use it and neither may import the
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import PurePath
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,11 @@ class SlotRequest(BaseModel):
     gpus: float
     selector: dict[str, str]
     count: int
+
+    @property
+    def kind(self) -> Hashable:
+        """The same for slots that differ in nothing."""
+        return self.cpus, self.gpus, *sorted(self.selector.items())
 
     @property
     def resources(self) -> dict[str, float]:

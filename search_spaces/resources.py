@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number
+from search_spaces.gpu_types import GpuTypes
 from search_spaces.pool_names import DEFAULT_POOL, POOL_NAME
 from search_spaces.spec import Spec, field_error
 
@@ -69,6 +70,11 @@ class Resources(Spec):
         "pool has any or can get any, otherwise 0. Stored experiments may have more than 1; new ones may not.",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
+    gpu_type: GpuTypes | None = Field(
+        None,
+        description="Type of the GPUs, such as `H100`, or a list of types that are allowed: `rung cluster` shows those "
+        "that there are. Trials then have a GPU each unless `gpus_per_trial` says otherwise. Default: any.",
+    )
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
         description="Largest number of trials that run at the same time; default: no limit except the cluster and the "
@@ -78,18 +84,32 @@ class Resources(Spec):
         DEFAULT_POOL, description="Pool of nodes on which the trials run, one that the team may use."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gpu_of_a_type(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("gpu_type") is not None and data.get("gpus_per_trial") is None:
+            return {**data, "gpus_per_trial": 1}
+        return data
+
     @model_validator(mode="after")
     def _gpu_share(self) -> Resources:
         gpus = self.gpus
         # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
             raise field_error("gpus_per_trial", "must be auto, 0, or between 0.01 and 1")
+        if gpus == 0 and self.gpu_type is not None:
+            raise field_error("gpu_type", "must be left out where gpus_per_trial is 0")
         return self
 
     @property
     def is_auto(self) -> bool:
         """Whether it is measured how many trials share a GPU."""
         return self.gpus_per_trial == AUTO
+
+    @property
+    def gpu_types(self) -> frozenset[str]:
+        """The types of GPUs that are allowed; empty: any."""
+        return frozenset([self.gpu_type] if isinstance(self.gpu_type, str) else self.gpu_type or ())
 
     @property
     def gpus(self) -> float | None:

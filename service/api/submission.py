@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from search_spaces import validation
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
-from search_spaces.problems import Problem
+from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import DEFAULT_TEAM
 from service.api import changes
 from service.api.access import EditableHandle
@@ -191,7 +191,10 @@ def _complete(context: AppContext, spec: ExperimentSpec, team: str) -> Checked:
     with context.database.read() as session:
         pool_rights.check(session, team, pool)
         nodes = pools.nodes(session)
-    spec = fitting.complete(spec, cluster and pools.part(cluster, pool, nodes))
+    cluster = cluster and pools.part(cluster, pool, nodes)
+    if problems := fitting.unknown_gpu_types(spec.resources, cluster):
+        raise SpecError(problems)
+    spec = fitting.complete(spec, cluster)
     return Checked(spec, dataset_checks.check(spec.dataset, settings.data_root, settings.data_root_shared))
 
 

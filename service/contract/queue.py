@@ -54,6 +54,7 @@ class QueueEntry(BaseModel):
     created_at: datetime = Field(description="When the spec was accepted.")
     cpus_per_trial: float | None = Field(description="CPUs of each trial; null for a spec that cannot be read.")
     gpus_per_trial: float | None = Field(description="GPUs of each trial; null: one if the cluster has any.")
+    gpu_type: list[str] = Field(default_factory=list, description="GPU types that its trials may use; empty: any.")
     waits_for: WaitsFor = Field(description="What it waits for.")
     reason: str = Field(description="The same as a sentence.")
     estimate: Estimate = Field(description="When it will probably start.")

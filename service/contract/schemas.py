@@ -273,6 +273,7 @@ class NodeView(BaseModel):
     name: str = Field(description="Name of the node in Ray.")
     cpus: float = Field(description="Number of CPUs, used or free.")
     gpus: float = Field(description="Number of GPUs, used or free.")
+    gpu_type: str = Field("", description="Type of its GPUs, as `resources.gpu_type` of a spec; empty if not known.")
     pool: str = Field("default", description="Pool to which it belongs.")
     labels: dict[str, str] = Field(default_factory=dict, description="Its labels in Ray.")
 

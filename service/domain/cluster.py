@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from search_spaces.gpu_types import GPU_TYPE_LABEL
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,11 @@ class Node:
     gpus: float = 0
     id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gpu_type(self) -> str:
+        """The type of its GPUs; empty if it has none, or nobody has said it."""
+        return self.labels.get(GPU_TYPE_LABEL, "") if self.gpus else ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,20 @@ class Cluster:
     def kinds(self) -> tuple[Node, ...]:
         """The nodes that there are, and those that there can be."""
         return self.nodes + self.possible
+
+    @property
+    def gpu_types(self) -> list[str]:
+        """The types of GPUs that there are or can be."""
+        return sorted({node.gpu_type for node in self.kinds} - {""})
+
+    def of_types(self, gpu_types: Collection[str]) -> Cluster:
+        """The nodes with GPUs of one of these types; all, where there are none."""
+        if not gpu_types:
+            return self
+        own, possible = (
+            tuple(node for node in some if node.gpu_type in gpu_types) for some in (self.nodes, self.possible)
+        )
+        return replace(self, nodes=own, possible=possible)
 
     @property
     def cpus(self) -> float:

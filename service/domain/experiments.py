@@ -40,6 +40,7 @@ WITHOUT_SPEC = load_only(
         Experiment.retry_at,
         Experiment.cpus_per_trial,
         Experiment.gpus_per_trial,
+        Experiment.gpu_type,
         Experiment.controls,
         Experiment.reason,
     ),

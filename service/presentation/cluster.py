@@ -41,12 +41,20 @@ def queue_facts(queue: Queue) -> list[Fact]:
 
 
 def nodes(status: ClusterStatus) -> Table:
-    """One row for each node; pools are shown where there are several."""
-    has_pools = len({one.pool for one in status.nodes}) > 1
-    pools = [(one.pool,) if has_pools else () for one in status.nodes]
-    nodes = zip(status.nodes, pools, strict=True)
-    rows = tuple((one.name, f"{one.cpus:g}", f"{one.gpus:g}", *pool) for one, pool in nodes)
-    return Table(("node", "CPUs", "GPUs", *(("pool",) if has_pools else ())), rows, numeric=frozenset({1, 2}))
+    """One row for each node; the types of GPUs are shown where any is known, and pools where there are several."""
+    has_types, has_pools = any(one.gpu_type for one in status.nodes), len({one.pool for one in status.nodes}) > 1
+    rows = tuple(
+        (
+            one.name,
+            f"{one.cpus:g}",
+            f"{one.gpus:g}",
+            *((one.gpu_type,) if has_types else ()),
+            *((one.pool,) if has_pools else ()),
+        )
+        for one in status.nodes
+    )
+    more = *(("GPU type",) if has_types else ()), *(("pool",) if has_pools else ())
+    return Table(("node", "CPUs", "GPUs", *more), rows, numeric=frozenset({1, 2}))
 
 
 def shares(status: ClusterStatus) -> Table:

@@ -54,6 +54,8 @@ def facts(view: ExperimentView, now: datetime | None = None) -> list[Fact]:
     elif view.team != DEFAULT_TEAM:
         lines.append(Fact("team", view.team))
     lines.append(Fact("slots", f"{view.slots} now, priority {_priority(view)}"))
+    if gpu_types := view.spec.get("resources", {}).get("gpu_type"):
+        lines.append(Fact("GPU type", gpu_types if isinstance(gpu_types, str) else " or ".join(gpu_types)))
     if time := _elapsed(view, now or datetime.now(UTC)):
         lines.append(Fact("time", f"{time}, from the start of its first driver"))
     if view.used:

@@ -46,9 +46,9 @@ class _Round:
         self, pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster, costs: Costs
     ) -> None:
         self._pool, self._nodes, self._costs = pool, nodes, costs
-        excluders = Counter(node for demand in demands for node in demand.excluded)
         wanting = [demand for demand in demands if demand.most > 0]
-        self._placement = Placement(nodes, excluders, any(demand.gpus for demand in wanting))
+        demanded = Counter(map(_size, demands))
+        self._placement = Placement(nodes, demanded, any(demand.gpus for demand in wanting))
         self._teams = {name: Team(name, grants.get(name, NO_GRANT)) for name in {one.team for one in demands}}
         for demand in wanting:
             self._teams[demand.team].introduce(demand)
@@ -79,7 +79,7 @@ class _Round:
         return {entry.demand.experiment_id: self._share(entry) for entry in self._entries}
 
     def _entry(self, demand: Demand) -> Entry:
-        size, grant = Size.of(demand.cpus, demand.gpus, demand.excluded), self._teams[demand.team].grant
+        size, grant = _size(demand), self._teams[demand.team].grant
         priority = demand.priority if grant.max_priority is None else min(demand.priority, grant.max_priority)
         held = self._placement.hold(size, demand.held)
         strays = len(held) < sum(node != "" for node in demand.held)
@@ -196,3 +196,7 @@ class _Round:
         return Share(
             len(nodes), reason, tuple(nodes), entry.turn, len(nodes) * entry.cost / UNITS, team.level is not None
         )
+
+
+def _size(demand: Demand) -> Size:
+    return Size.of(demand.cpus, demand.gpus, demand.excluded, demand.gpu_types)

@@ -115,9 +115,10 @@ def assign_slots(
             slots[one_id] = shared[name].shares[one_id].slots
         else:
             shared[name].refuse(one_id)
-    requests = growth.bounded({name: result.requests(nodes[name], cluster) for name, result in shared.items()})
+    lacking = {name: result.requests(nodes[name], cluster) for name, result in shared.items()}
+    requests = growth.bounded({name: growth.merged(some.values()) for name, some in lacking.items()})
     for name, result in shared.items():
-        asked = growth.covered(requests[name], result.lacking, result.demands)
+        asked = growth.covered(requests[name], lacking[name])
         queue.explain(session, name, result.waiting(due[name], asked, can_ask), candidates[name])
     return Assigned(slots, tuple(chain.from_iterable(requests.values())))
 
@@ -152,15 +153,16 @@ class _Shared:
     shares: Mapping[str, Share]
     whys: dict[str, Why]
     lacking: Mapping[str, int]
-    sentence: Callable[[float, float, Why, str, bool], str]
+    sentence: Callable[[float, float, frozenset[str], Why, str, bool], str]
     unmeasured: Collection[str]  # those that may share GPUs once it is measured
 
     def refuse(self, experiment_id: str) -> None:
         """It has slots, but no driver may start for it."""
         self.whys[experiment_id] = Why.DRIVERS
 
-    def requests(self, nodes: PoolNodes, cluster: Cluster) -> list[SlotRequest]:
-        """For the slots for which nodes are lacking; `nodes` are those of the pool, `cluster` is all of it."""
+    def requests(self, nodes: PoolNodes, cluster: Cluster) -> dict[str, SlotRequest]:
+        """For the slots for which nodes are lacking, by experiment; `nodes` are those of the pool, `cluster` is all of
+        it."""
         return growth.requests(self.lacking, self.demands, nodes, cluster)
 
     def waiting(self, ids: Iterable[str], asked: Collection[str], can_ask: bool) -> dict[str, Waiting]:
@@ -170,7 +172,7 @@ class _Shared:
         found: dict[str, Waiting] = {}
         for one in ids:
             if (why := self.whys.get(one)) is not None:
-                size = self.demands[one].cpus, self.demands[one].gpus
+                size = _size(self.demands[one])
                 sentence = self.sentence(*size, why, of_new_node.get(one, ""), one in self.unmeasured)
                 found[one] = Waiting(why, sentence)
         return found
@@ -223,13 +225,19 @@ def _share(
         if experiment.id in demands:
             since = seen.since[experiment.id]
             if since.idle_s >= seen.park_s and not shares[experiment.id].slots:
-                one, why = wanted[experiment.id], shares[experiment.id].why
-                why_parked = f"{WHY_PARKED.get(why, FOR_OTHERS)}; {sentence(one.cpus, one.gpus, why, '', False)}"
+                size, why = _size(wanted[experiment.id]), shares[experiment.id].why
+                why_parked = f"{WHY_PARKED.get(why, FOR_OTHERS)}; {sentence(*size, why, '', False)}"
                 experiments.move(session, experiment, State.PREEMPTING, seen.now, why_parked)
             is_overdue = since.over_s >= terms.preempt_grace_s
-            _write_share(experiment, shares[experiment.id], terms.nodes, is_overdue)
+            nodes = terms.nodes.of_types(demands[experiment.id].gpu_types)
+            _write_share(experiment, shares[experiment.id], nodes, is_overdue)
     whys = {name: share.why for name, share in shares.items() if not share.slots}
     return _Shared(wanted, shares, whys, lacking, sentence, unmeasured)
+
+
+def _size(demand: Demand) -> tuple[float, float, frozenset[str]]:
+    """What reasons say of a trial."""
+    return demand.cpus, demand.gpus, demand.gpu_types
 
 
 @dataclass
@@ -305,6 +313,7 @@ def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> De
         running=is_driven,
         priority=controls.priority,
         excluded=frozenset(experiment.excluded_nodes or ()) if is_driven else frozenset(),
+        gpu_types=experiment.allowed_gpu_types,
         team=experiment.team_id,
         person=experiment.owner_id or "",
         submitted_at=experiment.created_at.timestamp(),

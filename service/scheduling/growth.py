@@ -7,7 +7,7 @@ them. Pure; it must not know how Ray is asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from search_spaces.node_requests import SlotRequest
@@ -41,28 +41,35 @@ def lacking(
 
 def requests(
     missing: Mapping[str, int], demands: Mapping[str, Demand], pool: PoolNodes, cluster: Cluster
-) -> list[SlotRequest]:
-    """The slots of `missing`, by their size, on nodes of `pool` that are not yet part of the whole `cluster`."""
-    counts = Counter[tuple[float, float]]()
-    for name, slots in missing.items():
-        counts[demands[name].cpus, demands[name].gpus] += slots
+) -> dict[str, SlotRequest]:
+    """The slots of `missing`, by experiment, on nodes of `pool` that are not yet part of the whole `cluster`."""
     ids = sorted(node.id for node in cluster.nodes)
     living = {NODE_ID: f"!in({', '.join(ids)})"} if ids else {}
-    selector = {**living, **pool.selector()}
-    return [SlotRequest(cpus=cpus, gpus=gpus, selector=selector, count=n) for (cpus, gpus), n in counts.items()]
-
-
-def covered(requested: Iterable[SlotRequest], missing: Mapping[str, int], demands: Mapping[str, Demand]) -> set[str]:
-    """The experiments of `missing`, one pool's, for which at least one of the `requested` slots of the pool is."""
-    left = Counter[tuple[float, float]]()
-    for request in requested:
-        left[request.cpus, request.gpus] += request.count
-    found = set()
+    found = {}
     for name, slots in missing.items():
-        size = demands[name].cpus, demands[name].gpus
-        if left[size] > 0:
+        one = demands[name]
+        selector = {**living, **pool.of_types(one.gpu_types).selector()}
+        found[name] = SlotRequest(cpus=one.cpus, gpus=one.gpus, selector=selector, count=slots)
+    return found
+
+
+def merged(found: Iterable[SlotRequest]) -> list[SlotRequest]:
+    """One request for each kind of slot, in the order of the first of each."""
+    of_kind: dict[Hashable, SlotRequest] = {}
+    for one in found:
+        before = of_kind.get(one.kind)
+        of_kind[one.kind] = one.model_copy(update={"count": one.count + before.count}) if before else one
+    return list(of_kind.values())
+
+
+def covered(requested: Iterable[SlotRequest], missing: Mapping[str, SlotRequest]) -> set[str]:
+    """The experiments of `missing`, one pool's, for which at least one of the `requested` slots of the pool is."""
+    left = Counter({one.kind: one.count for one in requested})
+    found = set()
+    for name, one in missing.items():
+        if left[one.kind] > 0:
             found.add(name)
-        left[size] -= slots
+        left[one.kind] -= one.count
     return found
 
 

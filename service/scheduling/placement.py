@@ -18,26 +18,38 @@ UNITS = 10_000  # Ray counts resources in ten-thousandths; whole numbers keep th
 
 @dataclass(frozen=True)
 class Size:
-    """What a trial uses, in ten-thousandths, on nodes whose ids are not `excluded`."""
+    """What a trial uses, in ten-thousandths, on nodes whose ids are not `excluded`, with GPUs of one of `gpu_types`, if
+    there are any."""
 
     cpus: int
     gpus: int
     excluded: frozenset[str] = frozenset()
+    gpu_types: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, cpus: float, gpus: float, excluded: frozenset[str] = frozenset()) -> Size:
-        return cls(round(cpus * UNITS), round(gpus * UNITS), excluded)
+    def of(
+        cls,
+        cpus: float,
+        gpus: float,
+        excluded: frozenset[str] = frozenset(),
+        gpu_types: frozenset[str] = frozenset(),
+    ) -> Size:
+        return cls(round(cpus * UNITS), round(gpus * UNITS), excluded, gpu_types)
+
+    def allows(self, node: Node) -> bool:
+        """Whether such a trial may be on a node, however large that is."""
+        return node.id not in self.excluded and (not self.gpu_types or node.gpu_type in self.gpu_types)
 
 
 @dataclass
 class _Room:
     """What is free on a node: CPUs, and each GPU separately.
 
-    `excluders` is the number of demands that exclude it. `kept_...` is what protected slots use, `held_...` what trials
-    hold now whose turn has not come. A `claimed` node takes no new trial until a larger one fits.
+    `excluders` is the number of demands that may not use it. `kept_...` is what protected slots use, `held_...` what
+    trials hold now whose turn has not come. A `claimed` node takes no new trial until a larger one fits.
     """
 
-    node: str
+    node: Node
     excluders: int
     cpus: int
     gpus: list[int]
@@ -49,7 +61,7 @@ class _Room:
 
     def fits(self, size: Size, without_protected: bool = False) -> bool:
         cpus = self.cpus + (self.kept_cpus if without_protected else 0)
-        if cpus < size.cpus or self.node in size.excluded:
+        if cpus < size.cpus or not size.allows(self.node):
             return False
         if not size.gpus:
             return True
@@ -85,14 +97,17 @@ class _Room:
 class Placement:
     """The nodes, and what has been placed on them so far. Nothing is taken back.
 
-    `excluders`: how many demands exclude each node. `wants_gpus`: somebody demands GPUs, which trials without them
+    `demanded`: how many demands there are of each size. `wants_gpus`: somebody demands GPUs, which trials without them
     leave free where possible.
     """
 
-    def __init__(self, cluster: Cluster, excluders: Counter[str], wants_gpus: bool) -> None:
+    def __init__(self, cluster: Cluster, demanded: Counter[Size], wants_gpus: bool) -> None:
         self._wants_gpus = wants_gpus
-        self._rooms = [_room(node, excluders[node.id]) for node in cluster.nodes]
-        self._by_id = {room.node: room for room in self._rooms if room.node}
+        choosy = [(size, count) for size, count in demanded.items() if size.excluded or size.gpu_types]
+        self._rooms = [
+            _room(node, sum(count for size, count in choosy if not size.allows(node))) for node in cluster.nodes
+        ]
+        self._by_id = {room.node.id: room for room in self._rooms if room.node.id}
 
     def hold(self, size: Size, nodes: Iterable[str]) -> list[str]:
         """Trials of this size run on these nodes: others avoid their room. Returns the nodes that exist."""
@@ -132,7 +147,7 @@ class Placement:
 
         best = min(fitting, key=rank)
         best.take(size, protected)
-        return best.node
+        return best.node.id
 
     def claim(self, size: Size) -> bool:
         """Keep new trials from a node on which such a trial fits as soon as protected slots end. False if none is."""
@@ -150,4 +165,4 @@ def is_large_enough(nodes: Iterable[Node], size: Size) -> bool:
 
 def _room(node: Node, excluders: int) -> _Room:
     gpus = math.floor(node.gpus)
-    return _Room(node.id, excluders, int(node.cpus * UNITS), [UNITS] * gpus, kept_gpus=[0] * gpus)
+    return _Room(node, excluders, int(node.cpus * UNITS), [UNITS] * gpus, kept_gpus=[0] * gpus)

@@ -42,7 +42,7 @@ def candidates(session: Session, pool: str, now: datetime, retries: RetryPolicy)
         Experiment.retry_at > now + retries.max_wait,  # written before the clock was set
     )
     person = (Experiment.team_id, Experiment.owner_id)
-    size = (*person, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
+    size = (*person, Experiment.cpus_per_trial, Experiment.gpus_per_trial, Experiment.gpu_type)
     place = func.row_number().over(partition_by=size, order_by=order).label("place")
     of_size = (
         select(Experiment.id, Experiment.priority, Experiment.created_at, *person, place)

@@ -5,6 +5,7 @@ They name no other team: not everybody may know of it.
 
 from __future__ import annotations
 
+from search_spaces.gpu_types import in_words
 from search_spaces.phrases import counted
 from service.domain.cluster import Cluster
 from service.scheduling import fitting
@@ -37,16 +38,25 @@ class Sentences:
         self._max_running = max_running
         self._kept = kept
 
-    def of(self, cpus: float, gpus: float, why: Why, of_new_node: str = "", is_unmeasured: bool = False) -> str:
+    def of(
+        self,
+        cpus: float,
+        gpus: float,
+        gpu_types: frozenset[str],
+        why: Why,
+        of_new_node: str = "",
+        is_unmeasured: bool = False,
+    ) -> str:
         """Why an experiment whose trials have this size waits. `of_new_node`: REQUESTED, NOT_ASKED, or nothing where
         Ray is not to be asked for a node for it. `is_unmeasured`: its trials may be smaller than this."""
-        sentence = self._of(cpus, gpus, why, of_new_node)
+        sentence = self._of(cpus, gpus, gpu_types, why, of_new_node)
         return f"{sentence}; {UNMEASURED}" if is_unmeasured and why in FOR_SIZE else sentence
 
-    def _of(self, cpus: float, gpus: float, why: Why, of_new_node: str) -> str:
-        if not self._cluster.kinds:
-            return f"waiting for a node: {self._cluster.where} has none"
-        if misfits := fitting.misfits(self._cluster, cpus, gpus):
+    def _of(self, cpus: float, gpus: float, gpu_types: frozenset[str], why: Why, of_new_node: str) -> str:
+        of_type = f" with {in_words(gpu_types)}" if gpu_types else ""
+        if not self._cluster.of_types(gpu_types).kinds:
+            return f"waiting for a node{of_type}: {self._cluster.where} has none"
+        if misfits := fitting.misfits(self._cluster, cpus, gpus, gpu_types):
             return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
         if why is Why.DRIVERS:
             places = f", and {counted(self._kept, 'more is', 'more are')} kept for other pools" if self._kept else ""
@@ -55,9 +65,10 @@ class Sentences:
         if why is Why.HOLD:
             return f"waiting for an administrator: {self._cluster.where} starts no experiments"
         if why is Why.NODE:
-            node = f"waiting for a node with {_amounts(cpus, gpus)}"
+            node = f"waiting for a node with {_amounts(cpus, gpus)}{of_type and f', {in_words(gpu_types)}'}"
             return f"{node} ({of_new_node})" if of_new_node else f"{node}, after the experiments before it"
-        return f"{PLAIN.get(why, FOR_SLOTS)}{f', or for a new node ({of_new_node})' if of_new_node else ''}"
+        free = f"{FOR_SLOTS} on nodes{of_type}" if of_type else FOR_SLOTS
+        return f"{PLAIN.get(why, free)}{f', or for a new node ({of_new_node})' if of_new_node else ''}"
 
 
 def _amounts(cpus: float, gpus: float) -> str:

@@ -252,7 +252,7 @@ class Reconciler:
             if settings.mlflow_workspaces and not experiment.attempt:
                 experiment.mlflow_workspace = experiment.team_id
             attempt, token = attempts.start(session, experiment, slots, now)
-            pool = nodes[experiment.pool]
+            pool = nodes[experiment.pool].of_types(experiment.allowed_gpu_types)
             experiment.pool_nodes = pool.model_dump()
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             to_read = earlier.to_read(session, experiment, spec)

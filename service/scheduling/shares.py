@@ -65,7 +65,8 @@ class Grant:
 
 @dataclass(frozen=True)
 class Demand:
-    """Up to `most` slots of this size, on nodes whose ids are not `excluded`.
+    """Up to `most` slots of this size, on nodes whose ids are not `excluded`, with GPUs of one of `gpu_types`, if there
+    are any.
 
     `held`: ids of the nodes on which its trials run now, an empty one where that is unknown; those that are not of the
     pool have to be left. `running`: it has a driver.
@@ -78,6 +79,7 @@ class Demand:
     running: bool = False
     priority: int = 0
     excluded: frozenset[str] = frozenset()
+    gpu_types: frozenset[str] = frozenset()
     team: str = "default"
     person: str = ""
     submitted_at: float = 0

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, column_property, defer, mapped_column, validates
 
+from search_spaces.gpu_types import MAX_CHARACTERS, MAX_GPU_TYPES, SEPARATOR
 from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import DEFAULT_TEAM
 from search_spaces.resources import AUTO
@@ -36,6 +37,8 @@ MAX_COPIED = 2**31
 MAX_AMOUNT = 1_000_000
 #: Longest name of a pool.
 POOL_CHARACTERS = 64
+#: Longest list of GPU types, with a separator after each.
+GPU_TYPES_CHARACTERS = MAX_GPU_TYPES * (MAX_CHARACTERS + len(SEPARATOR))
 #: Fields of a spec that are read of many experiments at once.
 IN_LISTS = ("dataset", "labels", "objective")
 
@@ -44,10 +47,11 @@ class Experiment(Base):
     """One search. `spec` is the completed spec as it was accepted; newer versions never rewrite it.
 
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
-    of its MLflow runs are final. `priority`, `cpus_per_trial`, `gpus_per_trial` and `pool` are copied from `controls`
-    and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size,
-    `gpus_per_trial` until it is decided. `packing` is null unless it is measured how many trials share a GPU, and empty
-    until then; afterwards `gpus_per_trial` is their share.
+    of its MLflow runs are final. `priority`, `cpus_per_trial`, `gpus_per_trial`, `gpu_type` and `pool` are copied from
+    `controls` and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such
+    size, `gpus_per_trial` until it is decided. `gpu_type` has the types of GPUs that are allowed, separated by commas;
+    it is empty for any. `packing` is null unless it is measured how many trials share a GPU, and empty until then;
+    afterwards `gpus_per_trial` is their share.
     `pool_nodes` is the rule (`search_spaces.pool_nodes`) by which its driver places trials, null before its first one.
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
@@ -64,7 +68,7 @@ class Experiment(Base):
         Index(None, "team_id", "created_at", "id"),
         Index(
             "ix_experiments_queue",
-            *("state", "pool", "team_id", "owner_id", "cpus_per_trial", "gpus_per_trial"),
+            *("state", "pool", "team_id", "owner_id", "cpus_per_trial", "gpus_per_trial", "gpu_type"),
             *("priority", "created_at", "id", "retry_at"),
         ),
         Index(
@@ -106,6 +110,7 @@ class Experiment(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     cpus_per_trial: Mapped[float | None]
     gpus_per_trial: Mapped[float | None]
+    gpu_type: Mapped[str] = mapped_column(String(GPU_TYPES_CHARACTERS), default="", server_default="")
     packing: Mapped[dict[str, Any] | None]
     pool: Mapped[str] = mapped_column(String(POOL_CHARACTERS), default=DEFAULT_POOL, server_default=DEFAULT_POOL)
     pool_nodes: Mapped[dict[str, Any] | None]
@@ -123,6 +128,11 @@ class Experiment(Base):
     stop_epochs: Mapped[bool] = mapped_column(default=False, server_default=false())
     mlflow_workspace: Mapped[str | None] = mapped_column(String(TEAM_CHARACTERS))
 
+    @property
+    def allowed_gpu_types(self) -> frozenset[str]:
+        """The types of GPUs that its trials may use; empty: any."""
+        return frozenset(filter(None, self.gpu_type.split(SEPARATOR)))
+
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:
         priority = controls.get("priority")
@@ -135,6 +145,7 @@ class Experiment(Base):
         resources = resources if isinstance(resources, dict) else {"cpus_per_trial": None}
         pool = resources.get("pool")
         self.pool = pool if isinstance(pool, str) and len(pool) <= POOL_CHARACTERS else DEFAULT_POOL
+        self.gpu_type = _gpu_types(resources.get("gpu_type"))
         cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
         self.packing = {} if gpus == AUTO else None
         gpus = None if gpus == AUTO else gpus
@@ -144,6 +155,12 @@ class Experiment(Base):
             "models": _kinds_of_models(spec)
         }
         return spec
+
+
+def _gpu_types(given: Any) -> str:
+    names = given if isinstance(given, list) else [given]
+    text = SEPARATOR.join(sorted({name for name in names if isinstance(name, str)}))
+    return text if len(text) <= GPU_TYPES_CHARACTERS else ""
 
 
 def _kinds_of_models(spec: dict[str, Any]) -> list[str]:

@@ -62,7 +62,14 @@ def show_cluster(
 
 def _node(node: Node, of_pools: Mapping[str, PoolNodes]) -> NodeView:
     pool = next(name for name, nodes in of_pools.items() if nodes.has(node.labels))
-    return NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus, pool=pool, labels=dict(node.labels))
+    return NodeView(
+        name=node.name,
+        cpus=node.cpus,
+        gpus=node.gpus,
+        gpu_type=node.gpu_type,
+        pool=pool,
+        labels=dict(node.labels),
+    )
 
 
 def _share(experiment: Experiment) -> Share:

@@ -73,6 +73,7 @@ def _entry(position: int, experiment: Experiment, pace: waiting.Pace, outage: st
         created_at=experiment.created_at,
         cpus_per_trial=experiment.cpus_per_trial,
         gpus_per_trial=experiment.gpus_per_trial,
+        gpu_type=sorted(experiment.allowed_gpu_types),
         waits_for=waits_for,
         reason=reason,
         estimate=_estimate(position, waits_for, pace, retry_s, now),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from search_spaces.node_requests import DOCUMENT, FOLDER, REPEAT_S, NodeRequests, SlotRequest
+from search_spaces.pool_nodes import PoolNodes
 from search_spaces.storage.base import open_storage, read_document
 from service.adapters.launcher import JobStatus
 from service.context import AppContext
@@ -63,8 +64,8 @@ def test_so_much_is_asked_for_at_once() -> None:
     asked = growth.bounded({"default": slots})["default"]
     assert [one.count for one in asked] == [200, growth.MAX_REQUESTED - 200]
     demands = {name: Demand(name, cpus, 0, most=200) for name, cpus in (("a", 1), ("b", 2), ("c", 2), ("d", 3))}
-    missing = {"a": 200, "b": 56, "c": 144, "d": 200}
-    assert growth.covered(asked, missing, demands) == {"a", "b"}, "nothing is left for the others"
+    missing = growth.requests({"a": 200, "b": 56, "c": 144, "d": 200}, demands, PoolNodes(), Cluster())
+    assert growth.covered(asked, missing) == {"a", "b"}, "nothing is left for the others"
 
 
 def test_no_pool_waits_for_the_nodes_of_another_one() -> None:

@@ -131,7 +131,9 @@ def test_nodes_that_another_pool_gets_are_left_at_the_end_of_epochs(world: World
     world.client.post("/api/v1/pools", json={"pool": "gpu", "labels": GPU}).raise_for_status()
     reconcile_for(world.reconciler, clock, STEP_S)
     answer = world.beat(running, {"phase": "searching"}).json()
-    assert (answer["slots"], answer["pool"]) == (1, {"labels": {}, "others": [GPU]}), "only what it has of its pool"
+    assert (answer["slots"], answer["pool"]) == (1, {"labels": {}, "others": [GPU], "gpu_types": []}), (
+        "only what it has of its pool"
+    )
     world.launcher.placed = {attempt_id(running, 1): ["a"]}
     reconcile_for(world.reconciler, clock, STEP_S)
     assert world.beat(running, {"phase": "searching"}).json()["slots"] == 4

@@ -17,7 +17,7 @@ def test_the_cluster_shows_its_machines_and_the_slots_of_each_experiment(client:
     world.reconciler.reconcile_once()
     cluster = client.get("/api/v1/cluster").json()
     assert cluster["nodes"] == [
-        {"name": "small", "cpus": 2, "gpus": 0, "pool": "default", "labels": {}},
-        {"name": "large", "cpus": 8, "gpus": 2, "pool": "default", "labels": {}},
+        {"name": "small", "cpus": 2, "gpus": 0, "gpu_type": "", "pool": "default", "labels": {}},
+        {"name": "large", "cpus": 8, "gpus": 2, "gpu_type": "", "pool": "default", "labels": {}},
     ]
     assert [(share["experiment_id"], share["slots"]) for share in cluster["shares"]] == [(one, 3)]
