@@ -14,6 +14,14 @@ from tests.deployment.dockerfile import HealthCheck, Image, seconds
 
 FOLDER = Path(__file__).parents[2] / "docker"
 COMPOSE = FOLDER / "compose.yaml"
+#: What the file may say of a service: what tests/cluster does, and the sizes of logs, which need an engine.
+KNOWN = frozenset(
+    (
+        *("build", "image", "entrypoint", "command", "user", "environment", "init", "restart", "profiles", "deploy"),
+        *("networks", "ports", "volumes", "tmpfs", "read_only", "shm_size", "depends_on", "healthcheck", "logging"),
+        *("cap_add", "cap_drop", "security_opt", "stop_grace_period"),
+    )
+)
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 
 
@@ -51,12 +59,14 @@ class Service:
     needs: Mapping[str, str]
     ports: tuple[str, ...]
     profiles: tuple[str, ...]
-    made_by: tuple[str, ...]
+    folder: str
     capabilities: tuple[str, ...]
+    dropped: tuple[str, ...]
+    security: tuple[str, ...]
     read_only: bool
     init: bool
     restarts: bool
-    shared_memory: str
+    shared_memory: int
     stop_grace_s: float
     stop_signal: int
 
@@ -90,11 +100,22 @@ def services(variables: Mapping[str, str], images: Mapping[str, Image]) -> dict[
     return found
 
 
+def size(text: str) -> int:
+    """A number of bytes as the file writes it, such as 2gb."""
+    found = re.fullmatch(r"(\d+)(b|kb|mb|gb)", text)
+    if found is None:
+        raise ValueError(f"a size must be a whole number and b, kb, mb or gb (got {text!r})")
+    units = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+    return int(found[1]) * units[found[2]]
+
+
 def _built(variables: Mapping[str, str]) -> list[dict[str, Any]]:
     return [one for one in interpolated(document()["services"], variables).values() if "build" in one]
 
 
 def _service(name: str, given: Mapping[str, Any], target: str, image: Image) -> Service:
+    if unknown := given.keys() - KNOWN:
+        raise ValueError(f"services.{name} must have fields that this module knows (got {', '.join(sorted(unknown))})")
     entrypoint = given.get("entrypoint", image.entrypoint)
     return Service(
         name=name,
@@ -110,12 +131,14 @@ def _service(name: str, given: Mapping[str, Any], target: str, image: Image) -> 
         needs={one: how["condition"] for one, how in given.get("depends_on", {}).items()},
         ports=tuple(given.get("ports", [])),
         profiles=tuple(given.get("profiles", [])),
-        made_by=image.made_by,
+        folder=image.folder,
         capabilities=tuple(given.get("cap_add", [])),
+        dropped=tuple(given.get("cap_drop", [])),
+        security=tuple(given.get("security_opt", [])),
         read_only=given.get("read_only", False),
         init=given.get("init", False),
         restarts=given.get("restart") == "unless-stopped",
-        shared_memory=given.get("shm_size", "64mb"),
+        shared_memory=size(given.get("shm_size", "64mb")),
         stop_grace_s=seconds(given.get("stop_grace_period", "10s")),
         stop_signal=image.stop_signal,
     )

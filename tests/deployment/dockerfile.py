@@ -29,7 +29,11 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class Image:
-    """What a container of an image has unless it says otherwise. `made_by` are commands of its build."""
+    """What a container of an image has unless it says otherwise.
+
+    `steps` are the instructions that make its files, in order: those of its own stage, over the files of `parent`.
+    `base` is the image of others at the bottom.
+    """
 
     user: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -37,10 +41,16 @@ class Image:
     command: tuple[str, ...] = ()
     health: HealthCheck | None = None
     base: str = ""
-    made_by: tuple[str, ...] = ()
-    copied: tuple[tuple[str, ...], ...] = ()
+    parent: str = ""
+    steps: tuple[tuple[str, str], ...] = ()
     exposed: tuple[int, ...] = ()
+    folder: str = "/"
     stop_signal: int = signal.SIGTERM
+
+    @property
+    def copied(self) -> list[list[str]]:
+        """The words of each COPY."""
+        return [rest.split() for word, rest in self.steps if word == "COPY"]
 
 
 def images(text: str | None = None) -> dict[str, Image]:
@@ -50,7 +60,8 @@ def images(text: str | None = None) -> dict[str, Image]:
     for word, rest in instructions(DOCKERFILE.read_text() if text is None else text):
         if word == "FROM":
             base, _, name = rest.partition(" AS ")
-            found[name] = replace(found.get(base, Image(base=base, environment={"PATH": PATH})), copied=())
+            below = found.get(base, Image(base=base, environment={"PATH": PATH}))
+            found[name] = replace(below, parent=base, steps=())
             continue
         found[name] = _changed(found[name], word, rest)
     return found
@@ -91,12 +102,12 @@ def _changed(image: Image, word: str, rest: str) -> Image:
             interval, timeout, start = (seconds(given[name]) for name in ("interval", "timeout", "start-period"))
             retries = int(given["retries"])
             return replace(image, health=HealthCheck(tuple(json.loads(command)), interval, timeout, start, retries))
-        case "RUN":
-            return replace(image, made_by=(*image.made_by, rest))
-        case "COPY":
-            return replace(image, copied=(*image.copied, tuple(rest.split())))
+        case "RUN" | "COPY":
+            return replace(image, steps=(*image.steps, (word, rest)))
         case "EXPOSE":
             return replace(image, exposed=(*image.exposed, *map(int, rest.split())))
-        case "ARG" | "WORKDIR":
+        case "WORKDIR":
+            return replace(image, folder=rest, steps=(*image.steps, (word, rest)))
+        case "ARG":
             return image
     raise ValueError(f"instruction must be one that this module knows (got {word})")

@@ -23,10 +23,14 @@ PASSWORDS = (
 CADDY = Path(sys.executable).with_name("caddy")
 
 
-def example() -> dict[str, str]:
-    """The variables of the example and their values there."""
-    lines = (line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#"))
+def values(file: Path) -> dict[str, str]:
+    """The variables of a file of Docker Compose."""
+    lines = (line for line in file.read_text().splitlines() if line and not line.startswith("#"))
     return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+
+
+def example() -> dict[str, str]:
+    return values(EXAMPLE)
 
 
 def filled_in() -> Mapping[str, str]:

@@ -223,3 +223,11 @@ def test_grafana_gets_a_data_source_of_the_kind_that_the_dashboard_asks_for() ->
         one.rpartition(":")[0] for one in document()["services"]["grafana"]["volumes"] if "dashboard.json" in one
     ]
     assert mounted[0].partition(":")[2].startswith(provider["options"]["path"])
+
+
+def test_a_field_that_nothing_here_understands_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = document()
+    changed["services"]["rung"]["pid"] = "host"
+    monkeypatch.setattr("tests.deployment.compose_file.document", lambda: changed)
+    with pytest.raises(ValueError, match=r"services\.rung must have fields that this module knows \(got pid\)"):
+        services(environment.filled_in(), images() | OTHERS)
