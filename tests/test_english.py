@@ -23,7 +23,7 @@ REPLACED = {
     r"\bcall(s|ed|ing)? away\b": "asked to stop",
     r"\b(is|are) borne\b|\bbears?\b": "tolerated, tolerates",
     r"\bcrown(s|ed|ing)?\b": "registered",
-    r"\bforks?\b": "continuation",
+    r"(?<!--)(?<!,)\bforks?\b": "continuation",  # except the options of unshare and socat
     r"\b(is|are|was|were) taken over\b": "imported",
     r"\bdoubled (run|runs|model|models|trial|trials)\b": "duplicate",
     r"\banew\b": "again",

@@ -79,7 +79,9 @@ class Container:
             )
         wait_for_namespace(self._process.pid, "net")
         self._ends = host.connect(self._process.pid, self._addresses, self._gateway)
-        self.record.write_text(str(self._first()))
+        written = self.record.with_suffix(".new")
+        written.write_text(str(self._first()))
+        written.replace(self.record)
         assert self._process.stdin is not None
         self._process.stdin.write(b"go\n")
         self._process.stdin.close()
