@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +55,27 @@ def teams(up: stack.Stack, data_root: Path, tmp_path: Path, monkeypatch: pytest.
         "ray_dashboard_url": up.addresses.ray_dashboard,
         "data_root": data_root,
     }
-    with team_mlflow(tmp_path, **settings) as made:
+    with team_mlflow(tmp_path, in_own_process=True, **settings) as made:
         yield made
 
 
+@pytest.fixture
+def clients(teams: TeamMlflow) -> Iterator[dict[str, Client]]:
+    """One of a member of each team, by the name of the team."""
+    with ExitStack() as opened:
+        found = {}
+        for team, person in (("vision", "alice"), ("speech", "bob")):
+            teams.accounts.team(team)
+            token = teams.accounts.person(person, False, **{team: "member"})
+            found[team] = opened.enter_context(Client(teams.service, token))
+            teams.credentials[team] = (person, found[team].credential.token)
+        yield found
+
+
 def test_each_team_finds_its_own_search_and_a_model_loads_with_ones_own_token(
-    teams: TeamMlflow, tmp_path: Path
+    teams: TeamMlflow, clients: dict[str, Client], tmp_path: Path
 ) -> None:
-    views, clients = {}, {}
-    for team, person in (("vision", "alice"), ("speech", "bob")):
-        teams.accounts.team(team)
-        clients[team] = Client(teams.service, teams.accounts.person(person, False, **{team: "member"}))
-        teams.credentials[team] = (person, clients[team].credential.token)
-        views[team] = clients[team].submit(SPEC)
+    views = {team: client.submit(SPEC) for team, client in clients.items()}
     for team, client in clients.items():
         views[team] = client.wait(views[team].id, timeout_s=TIMEOUT_S)
         assert views[team].state == "COMPLETED", views[team].reason

@@ -61,7 +61,7 @@ def main(folder: Path) -> dict[str, Any]:
     return {
         "measured": measured and measured.model_dump(mode="json"),
         "interrupted": {"found": interrupted, "processes left": len(trainers()), "GPUs free": free_gpus()},
-        "cannot be trained": (found := measure({"kind": "plugin", "name": "nowhere:Nothing"}))
+        "cannot be trained": (found := measure({"kind": "plugin", "name": "nowhere"}))
         and found.model_dump(mode="json"),
     }
 

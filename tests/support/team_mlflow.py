@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +17,14 @@ from search_spaces.experiment import ExperimentSpec
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import WORKSPACE_HEADER
 from service.adapters.mlflow_workspaces import MlflowWorkspaces
-from service.app import create_app
+from service.app import build_app, open_context
 from service.context import AppContext
 from service.domain import attempts, experiments
 from service.domain.experiments import Belonging
 from service.settings import AuthMode, Settings
 from service.store.leases import HeldLease
 from tests.support.accounts import Accounts
-from tests.support.real_mlflow import ADMIN, PASSWORD, free_port, running_mlflow
+from tests.support.real_mlflow import ADMIN, PASSWORD, free_port, running_mlflow, serving_process
 from tests.support.server import serving
 
 HELD = HeldLease("queue", "test", 1, 15.0)
@@ -71,8 +73,13 @@ class TeamMlflow:
 
 
 @contextmanager
-def team_mlflow(home: Path, launcher: Launcher | None = None, **settings: Any) -> Iterator[TeamMlflow]:
-    """Both servers, which run for the length of the block. By default the service does nothing by itself."""
+def team_mlflow(
+    home: Path, launcher: Launcher | None = None, *, in_own_process: bool = False, **settings: Any
+) -> Iterator[TeamMlflow]:
+    """Both servers, which run for the length of the block. By default the service does nothing by itself.
+
+    A service that talks to Ray needs a process of its own: Ray reads its token from the environment once per process.
+    """
     ports = free_port(), free_port()
     service, url = (f"http://127.0.0.1:{port}" for port in ports)
     defaults: dict[str, Any] = {"reconcile": False, "home": home}
@@ -85,12 +92,23 @@ def team_mlflow(home: Path, launcher: Launcher | None = None, **settings: Any) -
         mlflow_password=PASSWORD,
         mlflow_workspaces=True,
     )
-    app = create_app(made, launcher)
+    context = open_context(made, launcher)
+    app = build_app(made, lambda: context)
     with (
-        serving(app, settings=made, port=made.port),
+        _process(context, service) if in_own_process else serving(app, settings=made, port=made.port),
         httpx.Client(base_url=url, trust_env=False, timeout=60) as http,
         ExitStack() as running,
     ):
-        found = TeamMlflow(url, app.state.context, http, service, home, running, {"service": (ADMIN, PASSWORD)})
+        found = TeamMlflow(url, context, http, service, home, running, {"service": (ADMIN, PASSWORD)})
         found.start()
         yield found
+
+
+@contextmanager
+def _process(context: AppContext, url: str) -> Iterator[None]:
+    """The service at `url`, in a process that has a context of its own."""
+    given = context.settings.model_dump(mode="json", exclude_unset=True)
+    environment = os.environ | {f"RUNG_{name.upper()}": str(value) for name, value in given.items()}
+    command, log = [sys.executable, "-m", "service.app"], context.settings.home / "service.log"
+    with closing(context), serving_process(command, f"{url}/healthz", log, environment):
+        yield
