@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 
 from pydantic import ValidationError
@@ -37,6 +37,7 @@ from service.scheduling.placement import Size
 from service.scheduling.pools import Terms
 from service.scheduling.queue import Waiting
 from service.scheduling.reclaim import Holding, ReclaimTimer, Since
+from service.scheduling.request_ages import LATE_S, RequestAges
 from service.scheduling.shares import Demand, Pool, Share, Why
 from service.scheduling.whole_gpus import demand_whole, in_slots
 from service.store.models import Experiment, Trial
@@ -76,12 +77,13 @@ def assign_slots(
     timer: ReclaimTimer,
     meters: Callable[[str], BorrowingMeter],
     trial_nodes: Mapping[str, Sequence[str]],
+    ages: RequestAges,
     can_ask: bool = True,
 ) -> Assigned:
     """Write the new slots of running experiments.
 
     `meters`: what teams have borrowed of each pool. `trial_nodes`: where the trials of attempts run, as far as it is
-    known. `can_ask`: whether Ray could be asked for nodes lately.
+    known. `ages`: for how long Ray has been asked for nodes. `can_ask`: whether it could be asked lately.
     """
     driven, terms = queue.lock_driven(session), pools.read(session)
     nodes = {name: one.nodes for name, one in terms.items()}
@@ -97,7 +99,9 @@ def assign_slots(
         own = [experiment for experiment in driven if experiment.pool == name]
         part = pools.part(cluster, name, nodes)
         running = _Running(len(own) + places.free(name), places.kept(name))
-        shared[name] = _share(session, seen, one, part, running, own, candidates[name], meters(name))
+        shared[name] = _share(
+            session, seen, one, part, running, own, candidates[name], meters(name), partial(ages.age_s, name)
+        )
     due = {
         name: [one.id for one in candidates[name] if one.id in result.shares and not _is_backing_off(one, now, retries)]
         for name, result in shared.items()
@@ -118,8 +122,13 @@ def assign_slots(
     lacking = {name: result.requests(nodes[name], cluster) for name, result in shared.items()}
     requests = growth.bounded({name: growth.merged(some.values()) for name, some in lacking.items()})
     for name, result in shared.items():
-        asked = growth.covered(requests[name], lacking[name])
-        queue.explain(session, name, result.waiting(due[name], asked, can_ask), candidates[name])
+        asked = {one: _slot(result.demands[one]) for one in growth.covered(requests[name], lacking[name])}
+        ages.observe(name, asked.values() if can_ask else (), pools.part(cluster, name, nodes))
+        of_new_node = {
+            one: reasons.requested(ages.age_s(name, slot)) if can_ask else reasons.NOT_ASKED
+            for one, slot in asked.items()
+        }
+        queue.explain(session, name, result.waiting(due[name], of_new_node), candidates[name])
     return Assigned(slots, tuple(chain.from_iterable(requests.values())))
 
 
@@ -165,10 +174,9 @@ class _Shared:
         it."""
         return growth.requests(self.lacking, self.demands, nodes, cluster)
 
-    def waiting(self, ids: Iterable[str], asked: Collection[str], can_ask: bool) -> dict[str, Waiting]:
-        """What those of `ids` wait for that have no slot or no driver; for nodes of those in `asked`, Ray is asked if
-        it can be."""
-        of_new_node = dict.fromkeys(asked, reasons.REQUESTED if can_ask else reasons.NOT_ASKED)
+    def waiting(self, ids: Iterable[str], of_new_node: Mapping[str, str]) -> dict[str, Waiting]:
+        """What those of `ids` wait for that have no slot or no driver; `of_new_node`: the words beside the nodes for
+        which Ray is to be asked."""
         found: dict[str, Waiting] = {}
         for one in ids:
             if (why := self.whys.get(one)) is not None:
@@ -187,6 +195,7 @@ def _share(
     driven: Sequence[Experiment],
     candidates: Sequence[Experiment],
     meter: BorrowingMeter,
+    age_s: Callable[[Size], float],
 ) -> _Shared:
     """Divide the slots of one pool, whose nodes are `cluster`, and write what its running experiments get."""
     demands: dict[str, Demand] = {}
@@ -214,7 +223,8 @@ def _share(
     wanted = demands | {one: demand_whole(demands[one], slots, cluster) for one, slots in whole.items()}
     pool, wanting = Pool(terms.stop, running.most), list(wanted.values())
     shares = allocate(pool, grants, wanting, cluster)
-    lacking = growth.lacking(pool, grants, wanting, shares, cluster)
+    late = [one for one, demand in wanted.items() if age_s(_slot(demand)) >= LATE_S]
+    lacking = growth.lacking(pool, grants, wanting, shares, cluster, late)
     shares |= {one: in_slots(shares[one], slots) for one, slots in whole.items()}
     passed_s = meter.observe(demands.values(), shares, grants)
     costs = Costs(cluster)
@@ -233,6 +243,11 @@ def _share(
             _write_share(experiment, shares[experiment.id], nodes, is_overdue)
     whys = {name: share.why for name, share in shares.items() if not share.slots}
     return _Shared(wanted, shares, whys, lacking, sentence, unmeasured)
+
+
+def _slot(demand: Demand) -> Size:
+    """What is asked for where a node is lacking."""
+    return Size.of(demand.cpus, demand.gpus, gpu_types=demand.gpu_types)
 
 
 def _size(demand: Demand) -> tuple[float, float, frozenset[str]]:

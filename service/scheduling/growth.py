@@ -7,7 +7,7 @@ them. Pure; it must not know how Ray is asked.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from search_spaces.node_requests import SlotRequest
@@ -25,18 +25,36 @@ MAX_REQUESTED = 256
 
 
 def lacking(
-    pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], shares: Mapping[str, Share], cluster: Cluster
+    pool: Pool,
+    grants: Mapping[str, Grant],
+    demands: Sequence[Demand],
+    shares: Mapping[str, Share],
+    cluster: Cluster,
+    late: Collection[str] = (),
 ) -> dict[str, int]:
     """The further slots that each experiment would get on new nodes; only experiments that would get any, the one whose
-    turn comes first before the others. `shares` is what they get on the living nodes of `cluster`."""
+    turn comes first before the others. `shares` is what they get on the living nodes of `cluster`.
+
+    `late`: experiments whose nodes have not come for long. Others get what they would get without them: what waits for
+    a node that never comes would otherwise keep its place, or the limit of its team, from those behind it.
+    """
     if not cluster.possible:
         return {}
     now = {one.experiment_id: shares[one.experiment_id].slots for one in demands}
     wanting = [replace(one, most=min(one.most, now[one.experiment_id] + MAX_SLOTS)) for one in demands]
     grown = Cluster((*cluster.nodes, *cluster.possible * MAX_NODES), cluster.pool)
-    later = allocate(pool, grants, wanting, grown, Costs(cluster))
-    found = {name: share.slots - now[name] for name, share in later.items() if share.slots > now[name]}
-    return dict(sorted(found.items(), key=lambda one: later[one[0]].turn))
+
+    def further(wanting: Sequence[Demand]) -> dict[str, int]:
+        later = allocate(pool, grants, wanting, grown, Costs(cluster))
+        found = {name: share.slots - now[name] for name, share in later.items() if share.slots > now[name]}
+        return dict(sorted(found.items(), key=lambda one: later[one[0]].turn))
+
+    of_all = further(wanting)
+    if not late:
+        return of_all
+    resting = [replace(one, most=now[one.experiment_id]) if one.experiment_id in late else one for one in wanting]
+    others = further(resting)
+    return {name: max(others.get(name, 0), of_all.get(name, 0)) for name in (*others, *of_all)}
 
 
 def requests(
@@ -74,14 +92,23 @@ def covered(requested: Iterable[SlotRequest], missing: Mapping[str, SlotRequest]
 
 
 def bounded(found: Mapping[str, Sequence[SlotRequest]]) -> dict[str, list[SlotRequest]]:
-    """The first slots of each pool, MAX_REQUESTED in all. No pool waits for the nodes of another one that never come:
-    each has an equal part, and what it leaves is for those that request more."""
-    left, kept = MAX_REQUESTED, dict[str, list[SlotRequest]]()
-    for index, name in enumerate(sorted(found, key=lambda one: sum(request.count for request in found[one]))):
-        part = left // (len(found) - index)
-        kept[name] = []
-        for request in found[name]:
-            if count := min(request.count, part):
-                kept[name].append(request.model_copy(update={"count": count}))
-                part, left = part - count, left - count
-    return kept
+    """Some slots of each pool and of each kind in it, MAX_REQUESTED in all. None waits for nodes of another pool or
+    kind that never come: each has an equal part, and what it leaves is for those that request more."""
+    parts = _divide(MAX_REQUESTED, [sum(one.count for one in some) for some in found.values()])
+    return {
+        name: [
+            one.model_copy(update={"count": count})
+            for one, count in zip(some, _divide(part, [one.count for one in some]), strict=True)
+            if count
+        ]
+        for (name, some), part in zip(found.items(), parts, strict=True)
+    }
+
+
+def _divide(most: int, wanted: Sequence[int]) -> list[int]:
+    """What each gets of `most`."""
+    parts, left = [0] * len(wanted), most
+    for done, index in enumerate(sorted(range(len(wanted)), key=lambda one: wanted[one])):
+        parts[index] = min(wanted[index], left // (len(wanted) - done))
+        left -= parts[index]
+    return parts

@@ -9,12 +9,14 @@ from search_spaces.gpu_types import in_words
 from search_spaces.phrases import counted
 from service.domain.cluster import Cluster
 from service.scheduling import fitting
+from service.scheduling.request_ages import LATE_S
 from service.scheduling.shares import Why
 from service.settings import variable
 
 FOR_SLOTS = "waiting for free slots"
 #: Beside a node that Ray is asked for, or would be.
 REQUESTED, NOT_ASKED = "requested from Ray", "Ray could not be asked for one"
+IN_VAIN = "but no such node has come; on the head node, `ray status` says what Ray waits for"
 UNMEASURED = "each trial counts as a whole GPU until its driver has measured how many share one"
 #: What depends on the size of a trial.
 FOR_SIZE = frozenset({Why.NODE, Why.TEAM, Why.SHARE})
@@ -27,6 +29,15 @@ PLAIN = {
     Why.DRAINING: "waiting for free slots: trials on a node are ending, so that a trial of this size fits",
     Why.MOVING: "waiting for its trials to leave a node that a larger trial needs",
 }
+
+
+def requested(age_s: float) -> str:
+    """The words beside a node for which Ray has been asked for so long in vain. They change in steps, because each
+    change is written for all that wait."""
+    if age_s < LATE_S:
+        return REQUESTED
+    minutes = int(age_s // LATE_S * LATE_S // 60)
+    return f"{REQUESTED} {counted(minutes, 'minute') if minutes < 120 else f'{minutes // 60} hours'} ago, {IN_VAIN}"
 
 
 class Sentences:
@@ -47,7 +58,7 @@ class Sentences:
         of_new_node: str = "",
         is_unmeasured: bool = False,
     ) -> str:
-        """Why an experiment whose trials have this size waits. `of_new_node`: REQUESTED, NOT_ASKED, or nothing where
+        """Why an experiment whose trials have this size waits. `of_new_node`: `requested`, NOT_ASKED, or nothing where
         Ray is not to be asked for a node for it. `is_unmeasured`: its trials may be smaller than this."""
         sentence = self._of(cpus, gpus, gpu_types, why, of_new_node)
         return f"{sentence}; {UNMEASURED}" if is_unmeasured and why in FOR_SIZE else sentence

@@ -47,6 +47,7 @@ from service.scheduling.borrowing_keeper import BorrowingKeeper
 from service.scheduling.liveness import Driver, DriverSilence, Loss
 from service.scheduling.node_requests import NodeRequester
 from service.scheduling.reclaim import ReclaimTimer
+from service.scheduling.request_ages import RequestAges
 from service.scheduling.silence import SilenceTimer
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt
@@ -80,6 +81,7 @@ class Reconciler:
         self._reclaim = ReclaimTimer(reclaiming)
         self._borrowing = BorrowingKeeper(lambda: BorrowingMeter(context.settings.reconcile_s + SLOW_PASS_S, monotonic))
         self._requester = NodeRequester(context.launcher, context.settings.storage_root, monotonic)
+        self._ages = RequestAges(monotonic)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
@@ -211,7 +213,9 @@ class Reconciler:
                 metering.complete_month(session, now)
             with self._borrowing.kept(session, held.fence) as meters:
                 retries, can_ask = self._context.retries, self._requester.can_ask
-                assigned = assign_slots(session, cluster, now, retries, limits, self._reclaim, meters, placed, can_ask)
+                assigned = assign_slots(
+                    session, cluster, now, retries, limits, self._reclaim, meters, placed, self._ages, can_ask
+                )
         self._completed_fence = held.fence
         return assigned
 

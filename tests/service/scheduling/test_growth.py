@@ -60,12 +60,12 @@ def test_what_is_forbidden_is_not_lacking() -> None:
 def test_so_much_is_asked_for_at_once() -> None:
     assert lacking(Demand("a", 1, 1, most=10**6)) == {"a": growth.MAX_NODES * 4}
     assert lacking(Demand("a", 0.01, 0, most=10**6)) == {"a": growth.MAX_SLOTS}
-    slots = [SlotRequest(cpus=cpus, gpus=0, selector={}, count=200) for cpus in (1, 2, 3)]
+    slots = [SlotRequest(cpus=cpus, gpus=0, selector={}, count=count) for cpus, count in ((1, 500), (2, 6), (3, 300))]
     asked = growth.bounded({"default": slots})["default"]
-    assert [one.count for one in asked] == [200, growth.MAX_REQUESTED - 200]
-    demands = {name: Demand(name, cpus, 0, most=200) for name, cpus in (("a", 1), ("b", 2), ("c", 2), ("d", 3))}
-    missing = growth.requests({"a": 200, "b": 56, "c": 144, "d": 200}, demands, PoolNodes(), Cluster())
-    assert growth.covered(asked, missing) == {"a", "b"}, "nothing is left for the others"
+    assert [one.count for one in asked] == [125, 6, 125], "no kind waits for nodes of another one"
+    demands = {name: Demand(name, cpus, 0, most=500) for name, cpus in (("a", 1), ("b", 2), ("c", 3), ("d", 1))}
+    missing = growth.requests({"a": 125, "b": 6, "c": 300, "d": 375}, demands, PoolNodes(), Cluster())
+    assert growth.covered(asked, missing) == {"a", "b", "c"}, "nothing of its kind is left for the last"
 
 
 def test_no_pool_waits_for_the_nodes_of_another_one() -> None:
