@@ -51,7 +51,9 @@ class ExperimentSummary(BaseModel):
         description="What the driver reports that it is doing; empty while no driver runs."
     )
     reason: str = Field(description="Why the experiment waits, failed or ended, as a sentence.")
-    created_at: datetime = Field(description="When the spec was accepted.")
+    created_at: datetime = Field(
+        description="When the spec was accepted; after a clock was set back, a moment after the newest in the queue."
+    )
     started_at: datetime | None = Field(description="When the first driver was launched.")
     ended_at: datetime | None = Field(description="When the experiment last ended.")
     archived_at: datetime | None = Field(description="When it was archived, that is, hidden from lists.")
