@@ -131,6 +131,10 @@ class ArtifactStore(Protocol):
     no such experiment to write to; NotAFileError for something else than a file.
     """
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether each call takes requests to another machine, so that others should not wait for a large file."""
+
     def exists(self, name: PurePath) -> bool: ...
 
     def open_reader(self, name: PurePath) -> BinaryIO:

@@ -123,6 +123,8 @@ class FolderArtifacts:
     let the service show any file that it can read, and overwrite or remove any that it can write.
     """
 
+    is_remote = False
+
     def __init__(self, root: Path) -> None:
         self._root = root
 

@@ -36,6 +36,8 @@ BLOCK_BYTES = 2**23
 class ObjectArtifacts:
     """The artifacts of the experiment at `bucket`."""
 
+    is_remote = True
+
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 

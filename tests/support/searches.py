@@ -54,7 +54,8 @@ class Tune:
         return trial
 
     def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
-        result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
+        result: dict[str, Any] = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False}
+        result |= {"resumed_after": epoch} | more
         result["reported"] = ["epoch_seconds", "validation_accuracy", *({"validation_loss"} & more.keys())]
         decision = self._callback.scheduler.on_trial_result(self, trial, result)
         self._callback.on_trial_result(0, [], trial, result)

@@ -10,6 +10,7 @@ from workers.trial.worker import TrialWorker
 
 SPEC, TRIAL_LOG = "spec.json", "trial.log"
 CLOCKED = {"epoch_seconds", "images_per_second"}  # differ each time
+OF_A_PROCESS = {"resumed_after"}
 
 
 def begun(config: dict[str, Any], kind: type[TrialWorker] = TrialWorker) -> TrialWorker:
@@ -31,4 +32,5 @@ def said(config: dict[str, Any]) -> str:
 
 
 def timeless(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name not in CLOCKED}
+    """What is the same whenever and by however many processes a trial is trained."""
+    return {name: value for name, value in result.items() if name not in CLOCKED | OF_A_PROCESS}

@@ -7,7 +7,8 @@ not know Ray, MLflow or the service.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from search_spaces.checkpoint_policy import CheckpointPolicy
 from search_spaces.protocol import TrialState
@@ -18,15 +19,26 @@ from workers.state.trial_table import TrialTable
 
 log = logging.getLogger(__name__)
 
+UPLOAD_S = 30.0  # how long the process of an ended trial may still upload its newest epoch to a remote storage
+
 
 class CheckpointKeeper:
-    """Trials that have ended before this was made are looked at once."""
+    """Trials that have ended before this was made are looked at once. `clock` gives monotonic seconds."""
 
-    def __init__(self, artifacts: ArtifactStore, policy: CheckpointPolicy, table: TrialTable) -> None:
+    def __init__(
+        self,
+        artifacts: ArtifactStore,
+        policy: CheckpointPolicy,
+        table: TrialTable,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._artifacts = artifacts
         self._policy = policy
         self._table = table
-        self._unpruned = {trial.number for trial in table.trials.values() if trial.ended}
+        self._clock = clock
+        now = clock()
+        #: Ended trials that have files which are not kept, or may win, and from when on they are looked at.
+        self._unpruned = {trial.number: now for trial in table.trials.values() if trial.ended}
         self._pruned: set[int] = set()  # which need no second look: a search may have thousands of trials
 
     def prune(self, numbers: Iterable[int]) -> None:
@@ -35,7 +47,7 @@ class CheckpointKeeper:
         While the search runs, the best trial and each replicate may win. What cannot be deleted stays and is logged.
         """
         best, trials = self._table.best(), self._table.trials
-        self._add(numbers)
+        self._add(numbers, UPLOAD_S if self._artifacts.is_remote else 0)
         replicates = filter(is_replicate, self._unpruned)
         completed = {number for number in replicates if trials[number].state is TrialState.COMPLETED}
         self._keep(completed | ({best.number} if best else set()))
@@ -48,20 +60,27 @@ class CheckpointKeeper:
         """
         best, earlier = self._table.best(), self._table.winner
         self._add(self._table.trials)
+        self._unpruned = dict.fromkeys(self._unpruned, self._clock())  # no process trains any more
         if winner is not None:
             self._keep({winner}, registered=True)
         else:
             self._keep(({best.number} if best else set()) | ({earlier.trial} if earlier else set()))
 
-    def _add(self, numbers: Iterable[int]) -> None:
-        self._unpruned |= {number for number in numbers if self._table.trials[number].ended} - self._pruned
+    def _add(self, numbers: Iterable[int], wait_s: float = 0) -> None:
+        at = self._clock() + wait_s
+        for number in numbers:
+            if self._table.trials[number].ended and number not in self._pruned:
+                self._unpruned.setdefault(number, at)
 
     def _keep(self, leaders: set[int], registered: bool = False) -> None:
-        if not self._unpruned:
+        now = self._clock()
+        due = {number for number, at in self._unpruned.items() if at <= now}
+        if not due:
             return
         try:
-            checkpoints.prune(self._artifacts, self._unpruned, leaders, self._policy, winner_registered=registered)
-            self._pruned |= self._unpruned - leaders
-            self._unpruned &= leaders
+            checkpoints.prune(self._artifacts, due, leaders, self._policy, winner_registered=registered)
+            self._pruned |= due - leaders
+            for number in due - leaders:
+                del self._unpruned[number]
         except OSError as error:
             log.warning("checkpoints of ended trials stay: %s", error)

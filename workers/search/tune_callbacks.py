@@ -170,7 +170,8 @@ class TuneCallback(Callback):
     ) -> None:
         number = trial.config["trial"]
         verdict = self.scheduler.newest[number]
-        self._lost_epochs.look(number, self._table.trials[number].epoch, int(result["epoch"]))
+        known = self._table.trials[number].epoch
+        self._lost_epochs.look(number, known, int(result["epoch"]), int(result["resumed_after"]))
         ended = (verdict.state, verdict.reason) if verdict.state else None
         with self._journaling():
             if int(result["epoch"]) and result.get("data"):

@@ -26,28 +26,24 @@ class CheckpointDamagedError(Exception):
     """A checkpoint is not what was written. The message names the file and what is wrong with it."""
 
 
-def save(state: dict[str, Any], artifacts: ArtifactStore, name: PurePath) -> None:
-    """Write `state` in one step, so that it survives a power failure. Raises OSError."""
-    artifacts.write(name, _encoded(state))
-
-
-def save_last(state: dict[str, Any], artifacts: ArtifactStore, trial: TrialFolder, *, rotate: bool = True) -> None:
-    """Save `state` as `last.pt`; with `rotate`, what was there becomes `previous.pt`.
-
-    Without it, what was there is overwritten: it was unusable. Raises OSError, and then the newest one stays.
-    """
-    if rotate:
-        artifacts.rotate(trial.last, _encoded(state), trial.previous)
-    else:
-        artifacts.write(trial.last, _encoded(state))
-
-
-def _encoded(state: dict[str, Any]) -> memoryview:
+def encoded(state: dict[str, Any]) -> memoryview:
+    """The content of a checkpoint; a later change of the tensors in `state` does not change it."""
     import torch
 
     content = io.BytesIO()  # torch reports a full disk as an error of its own writer, without the reason
     torch.save(state, content)
     return content.getbuffer()
+
+
+def store_last(content: memoryview, artifacts: ArtifactStore, trial: TrialFolder, *, rotate: bool = True) -> None:
+    """Store a checkpoint as `last.pt`; with `rotate`, what was there becomes `previous.pt`.
+
+    Without it, what was there is overwritten: it was unusable. Raises OSError, and then the newest one stays.
+    """
+    if rotate:
+        artifacts.rotate(trial.last, content, trial.previous)
+    else:
+        artifacts.write(trial.last, content)
 
 
 def load(artifacts: ArtifactStore, name: PurePath) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
 from workers.nodes import on_node, using_storage
 from workers.state import checkpoints
-from workers.state.outcomes import ValidationOutcomes
 from workers.trial import agreed_data, device
 from workers.trial.logs import LogFile, captured
+from workers.trial.saving import EpochSaver
 from workers.trial.shared_memory import GpuMemory, MemoryShare, SharedMemory
 
 if TYPE_CHECKING:
@@ -38,20 +38,25 @@ log = logging.getLogger(__name__)
 
 STOP_POLL_S = 1.0  # how often the stop signal is checked
 PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
+#: How long a trial looks for the checkpoint of its newest epoch in a remote storage, and how often: the process that
+#: trained it until now may still upload it.
+UPLOAD_S, UPLOAD_POLL_S = 5.0, 0.5
 
 
 class TrialWorker(tune.Trainable):
     """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the
     digests of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
     `resources` of a trial, and Ray's label `selector` of the nodes to use; `share`, the part that the process may use
-    of the memory of its device. A result has the digests as `data`.
+    of the memory of its device. A result has the digests as `data`, and as `resumed_after` the epoch of the checkpoint
+    with which the process began, 0 for none.
 
     After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
     `validation.json` which validation images they get right. A trial
     that has checkpoints resumes from the newest that is undamaged and of the same spec. Its first step returns the
     result of that epoch again, because a driver that died may not have recorded it. A checkpoint that is more than one
     epoch ahead of the `epoch` epochs that the journal has is not used: the journal lost those epochs, and they must be
-    recorded again. An epoch that is left because a stop was requested, even at its very end, leaves no trace: its
+    recorded again. In a remote storage, the newest checkpoint may be one epoch behind what is reported, except after
+    the last epoch. An epoch that is left because a stop was requested, even at its very end, leaves no trace: its
     step returns the previous result again.
     """
 
@@ -80,6 +85,7 @@ class TrialWorker(tune.Trainable):
         self._digests: dict[str, str] | None = None  # of what is loaded
         self._log: LogFile | None = None
         self._training: Training | None = None
+        self._saver: EpochSaver | None = None
         self._load_trial(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -95,11 +101,13 @@ class TrialWorker(tune.Trainable):
             if self._log is None:
                 self._log = LogFile(self._artifacts, self._files.log)
             with captured(self._log):
-                return self._step() | {"data": self._digests}
+                return self._step() | {"data": self._digests, "resumed_after": self._resumed_after}
 
     def cleanup(self) -> None:
         self._training = None
         if self._log is not None:
+            with captured(self._log):
+                self._finish_saving()
             self._log.close()
             self._log = None
 
@@ -112,7 +120,7 @@ class TrialWorker(tune.Trainable):
         self._training = None
         self._latest_result: dict[str, Any] = {}
         self._journaled_epoch: int = config["epoch"]
-        self._last_is_usable = False
+        self._resumed_after = 0
         # Earlier requests are not for this worker. Tune steps a trial only after this, and not one that it stopped.
         self._stop_signal = storage.stop_signal(config["trial"])
         self._next_look = 0.0
@@ -149,28 +157,27 @@ class TrialWorker(tune.Trainable):
         except EpochInterruptedError:
             log.info("stopped in epoch %d, as requested", self._journaled_epoch + 1)
             self._training = None
+            self._finish_saving()
             self._stop_signal.clear()
             nothing = {"epoch": 0, "diverged": False, "reported": [], self._spec().objective.metric: math.nan}
             return self._latest_result or nothing
         values = {name: value for name, value in metrics.items() if name != "epoch"}
         result = values | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(values)}
+        assert self._saver is not None
         with using_storage(self._config["storage"]):
-            self._save(training, result)
-        self._last_is_usable = True
+            self._saver.save(training, result, at_once=training.epoch >= training.spec.max_epochs)
         self._latest_result, self._journaled_epoch = result, training.epoch
         log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))
         return result
 
-    def _save(self, training: Training, result: dict[str, Any]) -> None:
-        """Save what an epoch ended with; its weights too if it is the best one."""
-        if training.best_epoch == training.epoch:
-            best = {"epoch": training.epoch, "model": training.model.state_dict()}
-            checkpoints.save(best, self._artifacts, self._files.best)
-            right = [] if training.best_right is None else training.best_right.tolist()
-            outcomes = ValidationOutcomes(training.epoch, result["validation_loss"], right)
-            self._artifacts.write(self._files.validation, outcomes.encode(), durable=False)
-        state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
-        checkpoints.save_last(state, self._artifacts, self._files, rotate=self._last_is_usable)
+    def _finish_saving(self) -> None:
+        """What cannot be stored is trained again, if the trial continues."""
+        saver, self._saver = self._saver, None
+        try:
+            if saver is not None:
+                saver.finish()
+        except OSError as error:
+            log.error("the checkpoint of the newest epoch is not stored: %s", error)
 
     def _begin(self) -> Training:
         """The training at the newest usable checkpoint; the result of its last epoch is then in `_latest_result`.
@@ -187,6 +194,8 @@ class TrialWorker(tune.Trainable):
         if self._asked_to_stop():
             raise EpochInterruptedError
         training, source = self._resumed(spec, splits, on)
+        self._resumed_after = training.epoch
+        self._saver = EpochSaver(self._artifacts, self._files, last_is_usable=source == self._files.last.name)
         threads = counted(spec.cpus, "thread")
         where = f"resumes after epoch {training.epoch} from {source}" if source else "begins"
         part = "" if self._share.share == 1 else f" and {self._share.share:.0%} of its memory"
@@ -201,9 +210,21 @@ class TrialWorker(tune.Trainable):
         return read_trial_spec(content)
 
     def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
+        """The training at the newest checkpoint that can be used, and its name; at the beginning if there is none."""
+        journaled = self._journaled_epoch
+        deadline = time.monotonic() + (UPLOAD_S if self._artifacts.is_remote else 0)
+        while True:
+            training, source = self._loaded_training(spec, splits, on)
+            if training.epoch >= journaled or time.monotonic() >= deadline:
+                return training, source
+            del training  # a GPU may have no memory for two
+            time.sleep(UPLOAD_POLL_S)
+            self._journaled_epoch = journaled
+
+    def _loaded_training(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
         from workers.training.loop import Training
 
-        self._latest_result, self._last_is_usable = {}, False
+        self._latest_result = {}
         for name, content in self._checkpoints():
             training = Training(spec, splits, on, self._compiler, self._between_batches)
             try:
@@ -219,7 +240,6 @@ class TrialWorker(tune.Trainable):
             except Exception as error:  # torch raises many types for a state that does not fit
                 log.warning("%s cannot be used: %s", name, error)
                 continue
-            self._last_is_usable = name == self._files.last.name
             if recorded != spec:  # its first epochs are of the older streams: `reproduce` must learn that
                 training.spec = recorded
                 with using_storage(self._config["storage"]):

@@ -66,12 +66,12 @@ def test_epochs_that_are_trained_again_are_in_the_notice(search: Callable[..., S
     now.tune.report(first, 0, math.nan)  # it left its first epoch
     assert now.callback.notice() == ""
     now.tune.report(second, 2, 0.5)
-    told = "1 epoch of trial 1 is trained again, because newer checkpoints cannot be used"
+    told = "1 epoch of trial 1 is trained again, because newer checkpoints are missing or cannot be used"
     assert now.callback.notice() == told
     now.tune.report(second, 3, 0.5)
     assert now.callback.notice() == told
-    now.tune.report(third, 1, 0.5)
-    assert now.callback.notice().startswith("3 epochs of 2 trials, the first of them trial 1, are trained again")
+    now.tune.report(third, 1, 0.5, resumed_after=0)  # without any checkpoint
+    assert now.callback.notice().startswith("4 epochs of 2 trials, the first of them trial 1, are trained again")
 
 
 def test_a_trial_that_finishes_no_epoch_is_in_the_notice(search: Callable[..., Search], stopwatch: Stopwatch) -> None:

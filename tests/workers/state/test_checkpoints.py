@@ -25,7 +25,7 @@ def state(number: int, values: int = 10) -> dict[str, Any]:
 
 
 def save_last(content: dict[str, Any], folder: Path, rotate: bool = True) -> None:
-    checkpoints.save_last(content, FolderArtifacts(folder), TRIAL, rotate=rotate)
+    checkpoints.store_last(checkpoints.encoded(content), FolderArtifacts(folder), TRIAL, rotate=rotate)
 
 
 def epochs(folder: Path) -> list[tuple[str, int]]:
@@ -74,7 +74,7 @@ def test_a_process_killed_between_two_renames_leaves_one_checkpoint(tmp_path: Pa
 def test_a_changed_byte_is_detected(tmp_path: Path) -> None:
     """Wherever a byte of the weights is changed; torch itself would read it."""
     path = tmp_path / BEST
-    checkpoints.save(state(1, 1000), FolderArtifacts(tmp_path), TRIAL.best)
+    FolderArtifacts(tmp_path).write(TRIAL.best, checkpoints.encoded(state(1, 1000)))
     whole = path.read_bytes()
     start = whole.index(state(1)["weights"].numpy().tobytes())
     for place in range(start, start + 4000, 397):

@@ -99,7 +99,9 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     torch.set_num_threads(spec.cpus)
     training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path / "data", tmp_path / "cache"))
     while training.best_epoch == training.epoch:
-        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, artifacts, files.best)
+        artifacts.write(
+            files.best, checkpoints.encoded({"epoch": training.epoch, "model": training.model.state_dict()})
+        )
         training.run_epoch()
     assert 0 < training.best_epoch < 30
     packed: list[dict[str, torch.Tensor]] = []
@@ -114,11 +116,15 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     elif lost == "cut":
         (trial / BEST).write_bytes(content[: len(content) // 2])
     elif lost == "of another network":
-        checkpoints.save({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}}, artifacts, files.best)
+        artifacts.write(
+            files.best, checkpoints.encoded({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}})
+        )
     elif lost == "of another epoch":  # written by a process that was left behind
-        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, artifacts, files.best)
+        artifacts.write(
+            files.best, checkpoints.encoded({"epoch": training.epoch, "model": training.model.state_dict()})
+        )
     else:
-        checkpoints.save(training.model.state_dict(), artifacts, files.best)
+        artifacts.write(files.best, checkpoints.encoded(training.model.state_dict()))
     figures.append(evaluator.evaluate(launch(), 3, training.best_epoch))
     torch.set_num_threads(threads)
     assert figures[0] == figures[1]
