@@ -42,7 +42,8 @@ class StorageIdentity:
         found = root.identity()
         known = self._known = self._known or self._remembered() or self._adopt(root, found)
         if found != known and (found := root.identity()) != known:
-            what = "has no identity: it is missing, or not mounted" if found is None else "is another storage"
+            missing = "has no identity: it is missing, or not mounted"
+            what = missing if found is None else f"is another storage, of the identity {found!a}"
             raise StorageLostError(
                 f"RUNG_STORAGE_ROOT {self._address} {what}; mount the storage of this database again, "
                 f"or, if this is it, write {known} to {root.identity_address}"

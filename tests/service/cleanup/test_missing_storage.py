@@ -173,6 +173,15 @@ def test_a_storage_is_the_same_one_at_another_path(
         StorageIdentity(context.database, str(path)).check()
 
 
+def test_both_identities_are_named(context: AppContext, root: Path) -> None:
+    known = (root / ".rung-storage").read_text().strip()
+    (root / ".rung-storage").write_text("an\x1bother\n")
+    with pytest.raises(
+        StorageLostError, match=rf"is another storage, of the identity 'an\\x1bother'; .* write {known} to "
+    ):
+        context.storage.check()
+
+
 def test_the_operator_can_say_that_it_is_the_storage(world: World, context: AppContext, root: Path) -> None:
     """As after a backup was restored without it."""
     (root / ".rung-storage").unlink()
