@@ -68,6 +68,7 @@ class Container:
     def _start(self, host: Host) -> None:
         for path in (self.log, self.record):
             path.parent.mkdir(parents=True, exist_ok=True)
+        self.record.unlink(missing_ok=True)
         words = (["tini", "--"] if self.service.init else []) + list(self.service.command)
         go = f"hostname {self.name}\nread -r _\nexec </dev/null"
         script = f"{self._root.script()}\n{go}\n{as_user(self.service)} {shlex.join(words)}"
@@ -85,6 +86,11 @@ class Container:
         assert self._process.stdin is not None
         self._process.stdin.write(b"go\n")
         self._process.stdin.close()
+
+    @property
+    def address(self) -> str:
+        """Its address on the first of its networks."""
+        return self._addresses[0][1]
 
     @property
     def exit_code(self) -> int | None:
@@ -142,7 +148,7 @@ class Container:
 
     def is_healthy(self) -> bool:
         health = self.service.health
-        if health is None or not self.is_running:
+        if health is None or not self.is_running or not self.record.exists():
             return False
         try:
             return self.exec(*health.command, timeout_s=health.timeout_s).returncode == 0

@@ -18,7 +18,7 @@ from typing import Self
 
 from tests.cluster.container import Container
 from tests.cluster.host import BOUND, Host, address
-from tests.cluster.layers import REPOSITORY, Layers, borrowed, known_images
+from tests.cluster.layers import Layers, borrowed, known_images
 from tests.cluster.root import Bind, Root
 from tests.deployment.compose_file import FOLDER, Mount, Service, document, services
 
@@ -32,20 +32,14 @@ class Installation:
     """`folder` keeps the volumes and logs; `variables` are those of docker/.env. Containers have the names of their
     services; a further replica of one has a number after it: `ray-worker-2`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        variables: Mapping[str, str],
-        *,
-        profiles: Sequence[str] = ("cpu",),
-        source: Path = REPOSITORY,
-    ) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str], *, profiles: Sequence[str] = ("cpu",)) -> None:
         self.folder = folder
         self.host = Host(folder)
-        self.layers = Layers(self.host, source)
+        self.layers = Layers(self.host)
         self.services = chosen(services(variables, known_images()), profiles)
         self._numbers = {name: number for number, name in enumerate(document()["networks"])}
         self._hosts = itertools.count(2)
+        self._made = itertools.count()
         self._places = {name: next(self._hosts) for name in self.services}
         self._containers: dict[str, Container] = {}
         self._relays: list[subprocess.Popen[bytes]] = []
@@ -72,14 +66,16 @@ class Installation:
         self._tending.start()
         for name, service in self.services.items():
             for number in range((replicas or {}).get(name, 1)):
-                self.make(service, self.layers.of(image_of(service)), number + 1)
+                self.make(service, self.layers.of(image_of(service)), f"{name}-{number + 1}" if number else name)
         self.wait_until_ready(timeout_s)
         self._publish()
 
-    def make(self, service: Service, layers: Sequence[Path], number: int = 1) -> Container:
-        """A container that is not started yet."""
-        name = service.name if number == 1 else f"{service.name}-{number}"
-        place = self._places[service.name] if number == 1 else next(self._hosts)
+    def make(self, service: Service, layers: Sequence[Path], name: str = "") -> Container:
+        """A container that is not started yet, with new files, and the address of an earlier one of its name."""
+        name = name or service.name
+        if name not in self._places:
+            self._places[name] = next(self._hosts)
+        place = self._places[name]
         networks = [(self._numbers[one], address(self._numbers[one], place)) for one in service.networks]
         declared = document()["networks"]
         outward = [one for one in service.networks if not (declared[one] or {}).get("internal")]
@@ -92,7 +88,7 @@ class Installation:
         binds += [self._bind(one) for one in service.mounts]
         root = Root(
             layers=layers,
-            written=self.host.memory / "containers" / name,
+            written=self.host.memory / "containers" / f"{name}.{next(self._made)}",
             binds=binds,
             tmpfs=service.tmpfs,
             shared_memory=service.shared_memory,
@@ -100,6 +96,21 @@ class Installation:
         )
         self._containers[name] = Container(service, root, networks, gateway, self.folder, name)
         return self._containers[name]
+
+    def containers(self) -> list[Container]:
+        return list(self._containers.values())
+
+    def add(self, name: str, service: Service | None = None, layers: Sequence[Path] = ()) -> Container:
+        """Start a further replica of a service, or replace a container: also by another service, or of other layers."""
+        if name in self._containers:
+            self[name].stop()
+        service = service or self.services[name.rstrip("-0123456789")]
+        made = self.make(service, layers or self.layers.of(image_of(service)), name)
+        made.wanted = True
+        return made
+
+    def remove(self, name: str) -> None:
+        self._containers.pop(name).stop()
 
     def wait_until_ready(self, timeout_s: float = 600.0) -> None:
         """Wait until all that is made is healthy, or has ended well. Raises RuntimeError if it is not."""
@@ -150,7 +161,8 @@ class Installation:
                 to = address(self._numbers[service.networks[0]], self._places[service.name])
                 listen = f"UNIX-LISTEN:{published / outside},fork,unlink-early,mode=0600"
                 words = self.host.inside(*BOUND, "socat", listen, f"TCP:{to}:{inside}")
-                self._relays.append(subprocess.Popen([*BOUND, *words], stdin=subprocess.DEVNULL))
+                nothing = subprocess.DEVNULL  # a client that closes its side first is no error
+                self._relays.append(subprocess.Popen([*BOUND, *words], stdin=nothing, stderr=nothing))
 
     def _advance(self) -> bool:
         """Start what can be started now. Whether everything is ready."""

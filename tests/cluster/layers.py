@@ -6,9 +6,11 @@ of the environment that runs this. Nothing of it has a network.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.cluster.host import Host, checked
@@ -49,54 +51,65 @@ def known_images() -> dict[str, Image]:
 
 
 class Layers:
-    """The layers of images by name, each made once. `source` is the clone whose files are copied into images."""
+    """The layers of images by name. What an instruction makes of the same files is made once."""
 
-    def __init__(self, host: Host, source: Path = REPOSITORY) -> None:
-        self.source = source
-        self.images = known_images()
+    def __init__(self, host: Host) -> None:
         self._host = host
+        self._images = known_images()
         self._folder = host.memory / "layers"
         self._numbers = itertools.count()
-        self._made: dict[str, list[Path]] = {}
+        self._made: dict[tuple[object, ...], Path] = {}
 
-    def of(self, name: str) -> list[Path]:
-        """The layers of an image, the lowest last. Raises RuntimeError with what an instruction wrote if it fails."""
-        if name not in self._made:
-            self._made[name] = self._machine() if name == MACHINE else self._stage(self.images[name])
-        return self._made[name]
-
-    def _stage(self, image: Image) -> list[Path]:
-        layers = list(self.of(image.parent))
-        folder = self.images[image.parent].folder if image.parent in self.images else "/"
+    def of(self, name: str, source: Path = REPOSITORY) -> list[Path]:
+        """The layers of an image, the lowest last. `source` is the clone whose files are copied into it. Raises
+        RuntimeError with what an instruction wrote if it fails."""
+        if name == MACHINE:
+            return [self._once((MACHINE,), self._hide), Path("/")]
+        image = self._images[name]
+        context = source if name in images() else HERE
+        layers = self.of(image.parent, source)
+        folder = self._images[image.parent].folder if image.parent in self._images else "/"
         for word, rest in image.steps:
             if word == "WORKDIR":
                 folder = rest
-                continue
-            written = self._new()
-            if word == "COPY":
-                *sources, target = rest.split()
-                self._copy(sources, f"{written}/upper{Path(folder) / target}", is_folder=target.endswith("/"))
+            elif word == "RUN":
+                below = tuple(layers)
+                step = functools.partial(self._run, rest, below, image, folder)
+                layers.insert(0, self._once((below, rest), step))
             else:
-                self._run(rest, Root(layers, written, borrowed()), image, folder)
-            layers.insert(0, written / "upper")
+                *sources, target = rest.split()
+                view = [context]
+                if sources[0].startswith("--from="):
+                    view = self.of(sources.pop(0).partition("=")[2], source)
+                into = f"{Path(folder) / target}{'/' if target.endswith('/') else ''}"
+                step = functools.partial(self._copy, sources, view, into)
+                layers.insert(0, self._once((tuple(layers), tuple(view), rest), step))
         return layers
 
-    def _machine(self) -> list[Path]:
+    def _once(self, key: tuple[object, ...], make: Callable[[Path], None]) -> Path:
+        """A layer: the folder `upper` of a new one that `make` fills."""
+        if key not in self._made:
+            written = self._folder / str(next(self._numbers))
+            self._host.run("mkdir", "-p", str(written / "upper"))
+            make(written)
+            self._made[key] = written / "upper"
+        return self._made[key]
+
+    def _hide(self, written: Path) -> None:
         """This machine's system, and nothing else of it: other folders at the top are hidden by empty ones."""
-        upper = self._new() / "upper"
         hidden = [
             one for one in Path("/").iterdir() if one.is_dir() and not one.is_symlink() and one.name not in SYSTEM
         ]
         for one in hidden:
             mode = oct(one.stat().st_mode & 0o7777)[2:] if one.name != "root" else "0755"
-            self._host.run("mkdir", "-m", mode, str(upper / one.name))
+            self._host.run("mkdir", "-m", mode, f"{written}/upper/{one.name}")
         mark = "import os, sys\nfor path in sys.argv[1:]: os.setxattr(path, 'trusted.overlay.opaque', b'y')"
-        self._host.run(sys.executable, "-c", mark, *(str(upper / one.name) for one in hidden))
-        return [upper, Path("/")]
+        self._host.run(sys.executable, "-c", mark, *(f"{written}/upper/{one.name}" for one in hidden))
 
-    def _run(self, rest: str, root: Root, image: Image, folder: str) -> None:
+    def _run(self, rest: str, below: Sequence[Path], image: Image, folder: str, written: Path) -> None:
         command = next((instead for start, instead in INSTEAD.items() if rest.startswith(start)), rest)
         after = next((more for start, more in AFTER.items() if rest.startswith(start)), "true")
+        root = Root(below, written, borrowed())
         script = f"{root.script()}\nmkdir -p {folder}\ncd {folder}\n{command}\n{after}"
         python = {"PYTHON": os.path.realpath(sys.executable), "BORROWED": os.pathsep.join(map(str, packages()))}
         given = {"HOME": "/root", **image.environment, **BUILD, **python}
@@ -104,21 +117,16 @@ class Layers:
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         checked(self._host.inside("env", "-i", *words, *namespaces, "sh", "-c", script))
 
-    def _copy(self, sources: list[str], target: str, *, is_folder: bool) -> None:
-        """What is in a folder that is copied, and not the folder itself, comes to the target."""
-        above, lines = str(self.source), []
-        if sources[0].startswith("--from="):
-            above = str(self._new() / "root")
-            lower = ":".join(map(str, self.of(sources.pop(0).partition("=")[2])))
+    def _copy(self, sources: Sequence[str], view: Sequence[Path], into: str, written: Path) -> None:
+        """Of a folder, what is in it is copied. `view` is the folder whose files are copied, or layers of one."""
+        above, target, lines = str(view[0]), f"{written}/upper{into.rstrip('/')}", []
+        if len(view) > 1:
+            above = f"{written}/view"
+            lower = ":".join(map(str, view))
             lines = [f"mkdir {above}", f"mount -t overlay -o ro,lowerdir={lower} overlay {above}"]
+        folder = target if into.endswith("/") else f"$(dirname {target})"
         for one in sources:
             path = os.path.normpath(f"{above}/{one}")
-            into = target if is_folder else f"$(dirname {target})"
             lines.append(f"if [ -d {path} ]; then mkdir -p {target}; cp -R --preserve=mode,links {path}/. {target}")
-            lines.append(f"else mkdir -p {into}; cp {path} {target}; fi")
+            lines.append(f"else mkdir -p {folder}; cp {path} {target}; fi")
         self._host.run("unshare", "--mount", "sh", "-euc", "\n".join(lines))
-
-    def _new(self) -> Path:
-        folder = self._folder / str(next(self._numbers))
-        self._host.run("mkdir", "-p", str(folder / "upper"))
-        return folder

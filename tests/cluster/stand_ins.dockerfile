@@ -7,7 +7,7 @@ RUN if name=$(id -nu 1000 2>/dev/null); then userdel "$name"; fi; \
     python=$(readlink -f "$PYTHON"); prefix=$(dirname "$(dirname "$python")"); rm -rf /usr/local/lib/python3.11; \
     ln -sf "$python" /usr/local/bin/python; ln -sf "$python" /usr/local/bin/python3; \
     ln -s "$prefix/lib/python3.11" /usr/local/lib/python3.11
-COPY tests/cluster/borrow.py /usr/local/bin/borrow.py
+COPY borrow.py /usr/local/bin/borrow.py
 
 FROM machine AS caddy
 ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
@@ -17,7 +17,7 @@ CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile
 FROM machine AS postgres
 ENV PGDATA=/var/lib/postgresql/data
 RUN install -d -o postgres -g postgres /var/lib/postgresql/data
-COPY tests/cluster/postgres_entrypoint.sh /usr/local/bin/docker-entrypoint.sh
+COPY postgres_entrypoint.sh /usr/local/bin/docker-entrypoint.sh
 ENTRYPOINT ["docker-entrypoint.sh"]
 CMD ["postgres"]
 
