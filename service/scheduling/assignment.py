@@ -212,7 +212,7 @@ def _share(
                 experiment.gpus_per_trial = demand.gpus  # from now on it waits for a GPU, also while there is none
             if experiment.packing == {} and demand.gpus:
                 unmeasured.add(experiment.id)
-            if seen.progress[experiment.id].needs_gpu and (slots := slots_of_gpu(demand.gpus)) > 1:
+            if seen.progress[experiment.id].alone and (slots := slots_of_gpu(demand.gpus)) > 1:
                 whole[experiment.id] = slots
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, seen.now)
@@ -220,7 +220,9 @@ def _share(
         team: replace(grant, is_spent=team in seen.spent)
         for team, grant in meter.grants(terms.grants, (one.team for one in demands.values())).items()
     }
-    wanted = demands | {one: demand_whole(demands[one], slots, cluster) for one, slots in whole.items()}
+    wanted = demands | {
+        one: demand_whole(demands[one], slots, seen.progress[one].alone, cluster) for one, slots in whole.items()
+    }
     pool, wanting = Pool(terms.stop, running.most), list(wanted.values())
     shares = allocate(pool, grants, wanting, cluster)
     late = [one for one, demand in wanted.items() if age_s(_slot(demand)) >= LATE_S]
@@ -257,13 +259,13 @@ def _size(demand: Demand) -> tuple[float, float, frozenset[str]]:
 
 @dataclass
 class _Progress:
-    """How many trials of the search have ended, slots are held by trials, and replicates have not ended; whether a
-    trial that has not ended needs a GPU for itself."""
+    """How many trials of the search have ended, slots are held by trials, replicates have not ended, and trials that
+    have not ended need a GPU for themselves."""
 
     done: int = 0
     running: int = 0
     replicates: int = 0
-    needs_gpu: bool = False
+    alone: int = 0
 
 
 def _write_share(experiment: Experiment, share: Share, nodes: PoolNodes, is_overdue: bool) -> None:
@@ -305,7 +307,7 @@ def _read_progress(session: Session, ids: list[str]) -> dict[str, _Progress]:
         one.done += count * (has_ended and not replicate)
         one.replicates += count * (replicate and not has_ended)
         one.running += count * slots * (state == TrialState.RUNNING)
-        one.needs_gpu |= slots > 1 and not has_ended
+        one.alone += count * (slots > 1 and not has_ended)
     return found
 
 
@@ -319,11 +321,14 @@ def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> De
     # At least one, because the winner is evaluated after all trials have ended; none while only MLflow is waited for.
     left = controls.num_samples - progress.done + progress.replicates
     most = 0 if experiment.phase == Phase.DELIVERING else max(1, left)
+    gpus = cluster.default_gpus_per_trial if gpus is None else gpus
+    if experiment.packing == {} and gpus and not progress.running:
+        most = min(most, 1)  # on that GPU its driver measures how many trials share one
     is_driven = experiment.state in DRIVEN
     return Demand(
         experiment_id=experiment.id,
         cpus=cpus,
-        gpus=cluster.default_gpus_per_trial if gpus is None else gpus,
+        gpus=gpus,
         most=min(most, controls.max_concurrent_trials or most),
         running=is_driven,
         priority=controls.priority,

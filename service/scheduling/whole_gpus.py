@@ -16,13 +16,16 @@ from service.scheduling.placement import Size, is_large_enough
 from service.scheduling.shares import Demand, Share
 
 
-def demand_whole(demand: Demand, slots: int, cluster: Cluster) -> Demand:
-    """The demand in GPUs, each of which is `slots` slots, with the CPUs of as many trials as some node has room for."""
+def demand_whole(demand: Demand, slots: int, on_own: int, cluster: Cluster) -> Demand:
+    """The demand in GPUs, each of which is `slots` slots, with the CPUs of as many trials as some node has room for:
+    one for each of the `on_own` trials that need it for themselves, and as many as the others share."""
+    on_own = min(on_own, demand.most)
     nodes = cluster.of_types(demand.gpu_types).nodes
     at_once = next((n for n in range(slots, 1, -1) if is_large_enough(nodes, Size.of(n * demand.cpus, 1))), 1)
     trials = Counter(demand.held)
     held = [node for node, count in trials.items() for _ in range(math.ceil(count / slots))]
-    return replace(demand, cpus=at_once * demand.cpus, gpus=1.0, most=math.ceil(demand.most / slots), held=tuple(held))
+    most = on_own + math.ceil((demand.most - on_own) / slots)
+    return replace(demand, cpus=at_once * demand.cpus, gpus=1.0, most=most, held=tuple(held))
 
 
 def in_slots(share: Share, slots: int) -> Share:

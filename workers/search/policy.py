@@ -94,10 +94,14 @@ class SearchPolicy:
         ]
         is_searching = not no_more and len(table.searched()) < self.num_samples(directives, table)
         used, alone = sum(running), table.waits_alone(is_searching)
-        wanted = max([*running, alone.slots if alone else 1])
-        most = controls.max_concurrent_trials or directives.slots
-        slots = min(directives.slots, max(most, wanted) if wanted <= directives.slots else most)
-        kept = alone.slots if alone and alone.slots <= slots else 0  # until it is handed out, others make room
+        if alone and alone.slots > directives.slots:
+            alone = None  # it must wait, so the others continue
+        sizes = [*running, alone.slots] if alone else running
+        slots = directives.slots
+        if controls.max_concurrent_trials:  # counts trials, however many slots one has
+            slots = min(slots, controls.max_concurrent_trials + sum(size - 1 for size in sizes))
+        whole = sum(size for size in running if size > 1)  # these continue: they would only take turns with another one
+        kept = alone.slots if alone and whole + alone.slots <= slots else 0  # until it is handed out, others make room
         trial_left = is_searching or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,
@@ -106,7 +110,7 @@ class SearchPolicy:
             surplus=max(0, used + kept - slots),
             interrupt=max(0, used - slots) if directives.stop_epochs else 0,
             cancel=cancel,
-            release_idle=used >= slots or not trial_left or wanted > 1,
+            release_idle=used >= slots or not trial_left or max(sizes, default=1) > 1,
             resting=outcome is None and not slots and not used,
         )
 

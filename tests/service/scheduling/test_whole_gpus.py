@@ -53,6 +53,18 @@ def test_its_experiment_gets_a_whole_gpu_in_turn_with_others(world: World) -> No
     assert slots(world, one, third) == [2, 2], "afterwards, parts again"
 
 
+def test_each_of_several_gets_one(world: World) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=16, gpus=4, id="a"),))
+    one = submit(world)
+    lines = [world.line(number, state="PENDING", slots=4, error_kind="OUT_OF_MEMORY") for number in range(2)]
+    slots(world, one)
+    assert world.beat(one, {"phase": "searching", "trials": lines}).status_code == 200
+    assert slots(world, one) == [16], "two GPUs for these trials, and two for the six others"
+    lines += [world.line(number, state="COMPLETED") for number in range(2, 8)]
+    assert world.beat(one, {"phase": "searching", "trials": lines}).status_code == 200
+    assert slots(world, one) == [8]
+
+
 def test_the_gpu_is_counted_whole(world: World, context: AppContext, clock: Clock) -> None:
     one = submit(world)
     slots(world, one)
@@ -80,14 +92,16 @@ def test_a_driver_cannot_demand_gpus_for_trials_without_one(world: World) -> Non
     most=some.integers(1, 1000),
     cpus=some.integers(1, 8),
     held=some.lists(some.sampled_from(["a", "b", ""]), max_size=300),
+    alone=some.integers(0, 20),
 )
 def test_whole_gpus_have_room_for_all_trials_and_fit_on_a_node(
-    share: int, most: int, cpus: int, held: list[str]
+    share: int, most: int, cpus: int, held: list[str], alone: int
 ) -> None:
     small = Demand("x", cpus, 1 / share, most, held=tuple(held))
-    whole = demand_whole(small, share, Cluster((Node("a", 8, 1), Node("b", 4, 2))))
+    whole = demand_whole(small, share, alone, Cluster((Node("a", 8, 1), Node("b", 4, 2))))
     assert whole.gpus == 1
-    assert (whole.most - 1) * share < most <= whole.most * share
+    shared, others = whole.most - min(alone, most), most - min(alone, most)
+    assert (shared - 1) * share < others <= shared * share
     assert cpus <= whole.cpus <= max(cpus, 8)
     for node in {*held}:
         assert (whole.held.count(node) - 1) * share < held.count(node) <= whole.held.count(node) * share

@@ -95,6 +95,19 @@ def test_it_waits_until_there_is_room_and_nobody_overtakes_it(searching: Callabl
     assert now.tune.report(others[3], 2, 0.5) == "CONTINUE"
 
 
+def test_several_do_not_take_turns(searching: Callable[..., Search], tmp_path: Path) -> None:
+    now = searching(slots=5)
+    for trial in [now.tune.start() for _ in range(2)]:
+        now.tune.fail(trial, EXCEEDED, tmp_path)
+    first = now.tune.start()
+    assert (now.states(), now.tune.start()) == (["RUNNING", "PENDING"], None)
+    for epoch in (1, 2, 3):
+        assert now.tune.report(first, epoch, 0.5) == "CONTINUE"
+        now.callback.poll(now.tune)
+    assert now.tune.report(first, 4, 0.5) == "STOP"
+    assert (now.trials[0].state, now.tune.start().config["trial"]) == ("COMPLETED", 1)
+
+
 def test_while_its_share_is_less_than_a_gpu_the_others_continue(
     searching: Callable[..., Search], tmp_path: Path
 ) -> None:
@@ -119,9 +132,12 @@ def test_a_limit_of_trials_does_not_keep_it_from_its_slots(
     now = searching(resources={"gpus_per_trial": 0.25, "max_concurrent_trials": 2})
     exceed(now, tmp_path)
     neighbor = now.tune.live[0]
-    assert now.tune.start() is None
-    assert now.tune.report(neighbor, 2, 0.5) == "STOP"
     assert now.tune.start().config["trial"] == 0
+    assert now.tune.start() is None, "two trials"
+    assert now.tune.report(neighbor, 2, 0.5) == "CONTINUE"
+    now.tune.fail(neighbor, EXCEEDED, tmp_path)
+    now.callback.poll(now.tune)
+    assert now.tune.start().config["trial"] == 1, "two again, each on a GPU"
     assert now.tune.start() is None
 
 
