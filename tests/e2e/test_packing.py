@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Directives, LaunchConfig, Packing
+from search_spaces.protocol import Directives, LaunchConfig
 from workers.nodes import Nodes
 from workers.packing.gpu_probe import NOT_MEASURED, GpuProbe, measure_with_ray
 
@@ -39,7 +39,8 @@ def test_it_is_measured_by_a_task_that_holds_a_gpu(tmp_path: Path) -> None:
     assert (measured["note"], measured["peak_bytes"] < measured["total_bytes"]) == ("", True)
     assert answers["interrupted"] == {"found": None, "processes left": 0, "GPUs free": 1.0}
     assert answers["cannot be trained"]["trials"] == 1
-    assert answers["cannot be trained"]["note"].startswith(f"{NOT_MEASURED}ImportTargetError: ")
+    assert answers["cannot be trained"]["note"].startswith(f"{NOT_MEASURED}ValueError: `normalization.groups` must")
+    assert answers["no such plugin"] is None, "somebody may install it"
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -49,9 +50,10 @@ def main(folder: Path) -> dict[str, Any]:
         mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
     )  # fmt: skip
 
-    def measure(model: dict[str, Any]) -> Packing | None:
+    def measure(model: dict[str, Any], **space: Any) -> dict[str, Any] | None:
         probe = GpuProbe(Nodes(launch), ON_CPU)
-        return probe.measure(spec_of(model), launch, lambda: Directives(slots=1), lambda: False)
+        found = probe.measure(spec_of(model, **space), launch, lambda: Directives(slots=1), lambda: False)
+        return None if found is None else found.model_dump(mode="json")
 
     measured = measure(NETWORK)
     interrupted = ON_CPU(spec_of(NETWORK), launch, {}, lambda: bool(trainers()))
@@ -59,15 +61,15 @@ def main(folder: Path) -> dict[str, Any]:
     while (trainers() or free_gpus() < 1) and time.monotonic() < deadline:
         time.sleep(0.1)
     return {
-        "measured": measured and measured.model_dump(mode="json"),
+        "measured": measured,
         "interrupted": {"found": interrupted, "processes left": len(trainers()), "GPUs free": free_gpus()},
-        "cannot be trained": (found := measure({"kind": "plugin", "name": "nowhere"}))
-        and found.model_dump(mode="json"),
+        "cannot be trained": measure(NETWORK, normalization={"kind": "group", "groups": 64}),
+        "no such plugin": measure({"kind": "plugin", "name": "nowhere"}),
     }
 
 
-def spec_of(model: dict[str, Any]) -> ExperimentSpec:
-    space = {"model": model, "batch_size": 64}
+def spec_of(model: dict[str, Any], **space: Any) -> ExperimentSpec:
+    space |= {"model": model, "batch_size": 64}
     document = {"name": "x", "search_space": space, "resources": {"gpus_per_trial": "auto"}}
     return ExperimentSpec.model_validate(document)
 

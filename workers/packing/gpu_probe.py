@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0  # how often it is checked whether the experiment still has a slot
 #: Losses of the process after which nothing is measured.
 MOST_LOSSES = 3
-#: Kinds of failures that are no fault of the largest configuration.
-PASSING = frozenset({ErrorKind.LOST, ErrorKind.DISK_FULL, ErrorKind.NODE})
+#: Kinds of failures that are of the largest configuration. Others pass, or a person removes their cause.
+LASTING = frozenset({ErrorKind.OUT_OF_MEMORY, ErrorKind.CODE})
 NOT_MEASURED = "how many trials share a GPU could not be measured: "
 
 #: `(spec, launch, selector, interrupted)`: measures on a node that Ray's label selector allows; None if interrupted.
@@ -51,7 +51,7 @@ class GpuProbe:
         """How many trials share a GPU: one, with a note, if the largest configuration cannot be trained.
 
         Without a slot, it waits for one. None: the attempt must stop, or what failed may not fail again: the process
-        was lost too often, no node can be used, or a disk is full.
+        was lost too often, no node can be used, a disk is full, or data or a plugin must be repaired.
         """
         losses = 0
         while not stop_requested():
@@ -75,7 +75,7 @@ class GpuProbe:
                 losses += 1
                 if failure.kind is ErrorKind.LOST and losses < MOST_LOSSES:
                     continue
-                lasts = failure.kind not in PASSING
+                lasts = failure.kind in LASTING
                 return Packing(trials=1, note=f"{NOT_MEASURED}{failure.reason}") if lasts else None
             if found is not None:
                 return found

@@ -20,6 +20,7 @@ from typing import Any
 from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import Packing, Speed
 from search_spaces.tracebacks import own_line
+from workers.failures.classification import LONGEST_REASON
 from workers.packing import number
 
 COMMAND = (sys.executable, "-m", "workers.packing.trainer")
@@ -136,5 +137,5 @@ class _Trainer:
     def _end(self, limit_s: float) -> str:
         status = self._process.wait()
         self._errors.seek(0)
-        why = own_line(self._errors.read())
+        why = own_line(self._errors.read())[:LONGEST_REASON]
         return why or f"its process ended with status {status}, or took longer than {limit_s:.0f} s"

@@ -117,6 +117,7 @@ def _lines(stream: TextIO) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    answered, sys.stdout = sys.stdout, sys.stderr  # a plugin may print
+    answered = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a plugin, or a program that it runs, prints is no answer
     for answer in _answers(_lines(sys.stdin)):
         print(json.dumps(answer), file=answered, flush=True)

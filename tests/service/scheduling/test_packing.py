@@ -54,6 +54,21 @@ def test_a_whole_gpu_is_promised_until_it_is_measured_and_then_its_parts(world: 
     assert slots(world, submit(world)) == [1], "the share of one experiment is not that of others"
 
 
+def test_it_has_one_gpu_while_it_is_measured(world: World) -> None:
+    """The others are not idle meanwhile, and no node is added that may not be needed."""
+    world.launcher.nodes = Cluster(tuple(Node(name, cpus=8, gpus=1, id=name) for name in "abc"))
+    one = submit(world)
+    assert slots(world, one) == [1]
+    assert slots(world, one) == [1]
+    measured(world, one)
+    assert slots(world, one) == [8], "of twelve, as many as trials are left"
+    world.beat(one, {"phase": "completed"})
+    other = submit(world)
+    assert slots(world, other) == [1]
+    assert world.beat(other, {"phase": "searching", "trials": [world.line(0)]}).status_code == 200
+    assert slots(world, other) == [3], "in this attempt nothing could be measured, so each trial has a GPU"
+
+
 def test_what_waits_says_so(world: World) -> None:
     slots(world, submit(world))
     waiting = submit(world)

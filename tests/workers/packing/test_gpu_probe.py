@@ -84,12 +84,15 @@ def test_a_process_that_is_lost_is_started_again_a_few_times(measured: Callable[
     assert measured(Scripted(*[LOST] * MOST_LOSSES)) is None, "a later attempt may measure it"
 
 
-def test_a_configuration_that_cannot_be_trained_gives_each_trial_a_gpu(measured: Callable[..., Packing | None]) -> None:
-    found = measured(Scripted(TrialError(ErrorKind.OUT_OF_MEMORY, "CUDA out of memory")))
+@pytest.mark.parametrize("kind", [ErrorKind.OUT_OF_MEMORY, ErrorKind.CODE])
+def test_a_configuration_that_cannot_be_trained_gives_each_trial_a_gpu(
+    measured: Callable[..., Packing | None], kind: ErrorKind
+) -> None:
+    found = measured(Scripted(TrialError(kind, "CUDA out of memory")))
     assert found == Packing(trials=1, note=f"{NOT_MEASURED}CUDA out of memory")
 
 
-@pytest.mark.parametrize("kind", [ErrorKind.DISK_FULL, ErrorKind.NODE])
+@pytest.mark.parametrize("kind", [ErrorKind.DISK_FULL, ErrorKind.NODE, ErrorKind.DATA, ErrorKind.PLUGIN])
 def test_what_is_no_fault_of_the_configuration_decides_nothing(
     measured: Callable[..., Packing | None], kind: ErrorKind
 ) -> None:

@@ -55,13 +55,30 @@ def test_a_configuration_that_cannot_be_trained_says_why(tmp_path: Path, monkeyp
 
 
 def test_what_cannot_be_trained_so_often_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = f"""mkdir {tmp_path}/first 2>/dev/null || {{ echo "MemoryError: too large" >&2; exit 1; }}
+    script = f"""mkdir {tmp_path}/first 2>/dev/null || {{ printf "MemoryError: too large%20000d" 1 >&2; exit 1; }}
     read request; echo '{{"peak_bytes": 1000, "total_bytes": 1000000}}'
     while read seconds; do echo '{{"images": 5}}'; done"""
     monkeypatch.setattr(probe, "COMMAND", ("/bin/sh", "-c", script))
     found = measure(SMALL, roots(tmp_path), 4, 0.1)
     assert ([(one.trials, one.images_per_second) for one in found.speeds], found.trials) == ([(1, 5.0)], 1)
-    assert found.note == "2 at once failed: MemoryError: too large"
+    assert found.note.startswith("2 at once failed: MemoryError: too large ")
+    assert len(found.note) < 1000, "the service refuses long texts"
+
+
+def test_what_a_plugin_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (package := tmp_path / "loud-1.dist-info").mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[rung.models]\nloud = loud:network\n")
+    (tmp_path / "loud.py").write_text(
+        "import os, torch\n"
+        "def network(normalizer, channels, classes, image_size):\n"
+        "    os.system('echo building')\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * image_size ** 2, classes))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    space = {"model": {"kind": "plugin", "name": "loud"}, "batch_size": 64}
+    loud = ExperimentSpec.model_validate({"name": "x", "search_space": space}).bind({})
+    assert [one.trials for one in measure(loud, roots(tmp_path), 1, 0.1).speeds] == [1]
 
 
 @pytest.mark.gpu
