@@ -33,6 +33,8 @@ LEASE = "queue"  # of `service.scheduling`: who holds it may act on experiments
 LEASE_S = 15.0
 RENEW_S = 3.0
 BEGUN = ".restoring-databases"
+#: Settings that `rung up` makes itself: an installation for which one of them is given is another one.
+PLACES = ("RUNG_DATABASE_URL", "RUNG_STORAGE_ROOT")
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ def unfinished(folder: Path) -> Path:
 def find(
     environment: Mapping[str, str], home: Path, mlflow_database: str | None, mlflow_artifacts: Path | None
 ) -> Installation:
-    """What the settings in the environment say; without RUNG_DATABASE_URL, what `rung up` has in its home.
-
-    MLflow's places are needed beside RUNG_DATABASE_URL, and not used otherwise. Raises BackupError and SettingsError.
+    """What the settings in the environment say, and MLflow's two places; what `rung up` has in its home, if nothing
+    says where the database, the storage or a place of MLflow's is. Raises BackupError and SettingsError.
     """
-    is_home = not environment.get("RUNG_DATABASE_URL")
+    options = {"--mlflow-database": mlflow_database, "--mlflow-artifacts": mlflow_artifacts}
+    given = [name for name in PLACES if environment.get(name)] + [name for name, value in options.items() if value]
+    is_home = not given
     settings = read_settings({**({} if is_home else environment), "RUNG_HOME": str(home)})
     if "://" in settings.storage_root:
         raise BackupError(
@@ -77,8 +80,11 @@ def find(
         )
     if is_home:
         mlflow_database, mlflow_artifacts = f"sqlite:///{home / 'mlflow.db'}", home / "artifacts"
-    if mlflow_database is None or mlflow_artifacts is None:
-        raise BackupError("--mlflow-database and --mlflow-artifacts must be given beside RUNG_DATABASE_URL")
+    if not mlflow_database or not mlflow_artifacts:
+        missing = [name for name, value in options.items() if not value]
+        raise BackupError(
+            f"{listed(missing)} must be given beside {listed(given)}, or none of them for that of `rung up`"
+        )
     return Installation(
         home=home,
         database_url=settings.sqlalchemy_url,

@@ -19,7 +19,7 @@ MlflowDatabase = Annotated[
     typer.Option(
         envvar="MLFLOW_BACKEND_STORE_URI",
         show_envvar=True,
-        help="URL of MLflow's database, beside RUNG_DATABASE_URL",
+        help="URL of MLflow's database, unless it is that of `rung up`",
         show_default=False,
     ),
 ]
@@ -27,7 +27,7 @@ MlflowArtifacts = Annotated[
     str | None,
     typer.Option(
         envvar="MLFLOW_ARTIFACTS_DESTINATION",
-        help="folder of MLflow's artifacts, beside RUNG_DATABASE_URL",
+        help="folder of MLflow's artifacts, unless it is that of `rung up`",
         show_default=False,
     ),
 ]
@@ -44,8 +44,9 @@ def backup(
 ) -> None:
     """Back up an installation: its database, MLflow and the storage.
 
-    Stop `rung up` first. With RUNG_DATABASE_URL and RUNG_STORAGE_ROOT, backs up that installation: pause its
-    experiments and stop the service first. The three belong together, so nothing may change meanwhile; this is checked.
+    Stop `rung up` first. With RUNG_DATABASE_URL, RUNG_STORAGE_ROOT or the options of MLflow, backs up the installation
+    of which they are: pause its experiments and stop the service first. The three belong together, so nothing may
+    change meanwhile; this is checked.
     """
     with report_errors(as_json):
         _report(
@@ -63,8 +64,8 @@ def restore(
 ) -> None:
     """Restore an installation from a backup.
 
-    Replaces nothing: databases and folders must be absent or empty. With RUNG_DATABASE_URL and RUNG_STORAGE_ROOT,
-    restores to these, also what `rung up` had.
+    Replaces nothing: databases and folders must be absent or empty. With RUNG_DATABASE_URL, RUNG_STORAGE_ROOT or
+    the options of MLflow, restores to these, also what `rung up` had.
     """
     with report_errors(as_json):
         _report(
