@@ -2,8 +2,8 @@
 
 It needs a checkout, and torch, torchvision, pydantic, pyyaml, numpy, scikit-learn, pillow and pytest. It needs neither
 ray nor mlflow, which are blocked. It checks the imports, runs the tests marked gpu, measures the training loop against
-a bare loop, and several processes on one GPU, and writes `gpu.json` and `gpu.md` into `--out`. Without a CUDA device it
-reports that after the import checks. The exit status is 0 unless a check failed.
+a bare loop, several processes on one GPU, and one trial on all GPUs, and writes `gpu.json` and `gpu.md` into `--out`.
+Without a CUDA device it reports that after the import checks. The exit status is 0 unless a check failed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import tests.gpu.blocked
 ROOT = Path(__file__).parents[2]
 MODULES = (
     *("workers.training.loop", "workers.data.splits", "workers.reproduce", "workers.trial.device"),
-    "workers.packing.trainer",
+    *("workers.packing.trainer", "workers.trial.group_member"),
 )
 #: Distribution -> the name under which it is imported.
 NEEDED = {
@@ -70,10 +70,12 @@ def main(arguments: list[str]) -> int:
     _log(f"tests marked gpu: {results['tests']}")
     from tests.gpu.loops import loop_table
     from tests.gpu.packing import packing_table, probe_row
+    from tests.gpu.several import several_row
 
     results["loops"] = loop_table(device, _log)
     results["packing"] = packing_table(device, _log)
     results["probe"] = probe_row(device, _log)
+    results["several"] = several_row(device, _log)
     results["seconds"] = round(time.perf_counter() - started, 1)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -107,10 +109,10 @@ def check_imports() -> dict[str, str]:
 
 def files() -> list[str]:
     """The files of the project that this command needs, relative to the checkout, to copy them to a GPU machine."""
-    from tests.gpu import loops, packing
+    from tests.gpu import loops, packing, several
 
     modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
-    paths = {Path(str(module.__file__)).resolve() for module in (*modules, loops, packing)}
+    paths = {Path(str(module.__file__)).resolve() for module in (*modules, loops, packing, several)}
     needed = {path for path in paths if path.is_relative_to(ROOT) and path.is_file() and ".venv" not in path.parts}
     packages = {parent / "__init__.py" for path in needed for parent in path.parents}
     needed |= {path for path in packages if path.exists()}
@@ -175,6 +177,10 @@ def failed_checks(results: dict[str, Any]) -> list[str]:
             failures.append(f"{row['processes']} processes on one GPU: a process could use more memory than its share")
     if "error" in results.get("probe", {}):
         failures.append(f"the probe of gpus_per_trial: auto: {results['probe']['error']}")
+    several = results.get("several", {})
+    if not several.get("agrees", not several):
+        why = several.get("error") or f"the losses differ by {several['difference']:.2g} from those of one"
+        failures.append(f"a trial on {several['processes']} GPUs: {why}")
     return failures
 
 
@@ -201,6 +207,9 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [_packing_row(row) for row in results["packing"]]
     if "trials" in results["probe"]:
         lines += ["", f"With `gpus_per_trial: auto`, {results['probe']['trials']} such trials would share this GPU."]
+    if "speedup" in (several := results["several"]):
+        speed = f"{several['images_per_second']:,.0f} images/s, {several['speedup']:.2f} times one"
+        lines += ["", f"One trial on {several['processes']} GPUs: {speed}; losses within {several['difference']:.2g}."]
     return "\n".join(lines) + "\n"
 
 

@@ -55,5 +55,6 @@ def test_a_rehearsal_on_the_cpu_fills_both_tables(tmp_path: Path) -> None:
     assert [row["processes"] for row in results["packing"]] == [1, 2]
     assert all(row["images_per_second"] > 0 for row in (*results["loops"], *results["packing"]))
     assert [one["trials"] for one in results["probe"]["speeds"]] == [1, 2]
+    assert (results["several"]["processes"], results["several"]["agrees"]) == (2, True)
     table = (tmp_path / "gpu.md").read_text()
     assert table.count("\n| ") == 2 + len(results["loops"]) + len(results["packing"])

@@ -121,5 +121,5 @@ class Recorder(nn.Module):
 def recorded(training: Training) -> Recorder:
     """The recorder of a training's batches."""
     recorder = Recorder(training.model)
-    training.model = training._network = recorder
+    training.model = training._network = training._trained = recorder
     return recorder

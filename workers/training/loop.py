@@ -8,6 +8,9 @@ On a CPU, an equal spec, seed and number of threads give curves that are equal b
 global generator nor resuming from checkpoints changes them: shuffling draws from a generator that is saved, each
 augmentation and balanced sampling from its own stream of the epoch (`workers.training.random_streams`), and dropout
 from torch's global generator, which is seeded for each epoch from the trial's seed and restored afterwards.
+
+Several processes may train one trial as a group (`workers.training.group`), each with a `Training` of its own. All of
+them call the same methods with the same arguments, and have the same results except times.
 """
 
 from __future__ import annotations
@@ -31,10 +34,12 @@ from workers.training.build import build_optimizer
 from workers.training.compiled import Compiler
 from workers.training.device_images import DeviceImages
 from workers.training.epoch_order import EpochOrder
+from workers.training.group import Group, Part
 from workers.training.precision import ComputeMode
 from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
 from workers.training.scores import Batches, Scores, class_weights
+from workers.training.whole_batch import over_whole_batches
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
@@ -48,14 +53,15 @@ class EpochInterruptedError(Exception):
 
 
 class Training:
-    """One trial on one device.
+    """One trial on one device, or the part of it that is computed there.
 
     `epoch` is the number of finished epochs. `batch` is the number of finished batches of the current epoch, out of
     `batches`. `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); they are None
     and 0 until there is one. `diverged` is True after the first loss that is not finite; this raises nothing, and the
     metrics are as measured. `best_right` holds which validation images the best epoch got right, if this object trained
     it; it is on the device, and None otherwise. Pass the `compiler` of the process if it runs further trials.
-    `interrupted` is called before each batch; the epoch stops if it returns True.
+    `interrupted` is called before each batch; the epoch stops if it returns True. In a `group`, it must return the same
+    in all processes.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Training:
         device: torch.device | str = "cpu",
         compiler: Compiler | None = None,
         interrupted: Callable[[], bool] = lambda: False,
+        group: Group | None = None,
     ) -> None:
         parameters = spec.hyperparameters
         self.spec, self.device = spec, torch.device(device)
@@ -74,6 +81,7 @@ class Training:
         self.best_right: Tensor | None = None
         self.diverged = False
         self._interrupted = interrupted
+        self._group = group or Group()
         images = data.train_images
         self._classes, self._labels = data.classes, data.train_labels.to(self.device)
         self._validation_labels = data.validation_labels.to(self.device)
@@ -90,6 +98,9 @@ class Training:
         if spec.execution.compile:
             structure = f"{parameters.model!r} {parameters.normalization!r} {tuple(images.shape[1:])} {data.classes}"
             self._network = (compiler or Compiler())(self.model, structure)
+        self._trained = self._network
+        if not self._group.is_alone:
+            self._trained = self._group.network(self.model, may_skip=isinstance(parameters.model, PluginModel))
         self.optimizer = build_optimizer(parameters.optimizer, self.model)
         self.batches = math.ceil(len(images) / parameters.batch_size)
         self.schedule = Schedule(
@@ -173,10 +184,15 @@ class Training:
         model = copy.deepcopy(self.model).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return Classifier(model, self._mean.cpu().flatten(), self._std.cpu().flatten()).eval()
 
+    def weights(self) -> dict[str, Any]:
+        """Those of the model, for `best.pt`. They are no copy: the next epoch changes them."""
+        found: dict[str, Any] = self.model.state_dict()
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the later epochs depend on. It is no copy: the next epoch changes it."""
         return {
-            "model": self.model.state_dict(),
+            "model": self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "generator": self._shuffling.get_state(),
@@ -205,20 +221,24 @@ class Training:
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         hits: list[Tensor] = []
+        parts: list[Part] = []
         self.model.train()
         size = self.spec.hyperparameters.batch_size
         batches = torch.split(order, size)
         batches_for_images = torch.split(self._images.order(order), size)
-        for self.batch, (indices, image_indices) in enumerate(zip(batches, batches_for_images, strict=True)):
-            self._raise_if_interrupted()
-            labels = self._labels.index_select(0, indices)
-            images, targets = self._batch(image_indices, labels, augmentation)
-            before = [weight.detach().clone() for weight in self._weights] if self.batch == self.batches - 1 else None
-            loss, logits = self._loss(images, targets)
-            norms.append(self._step(loss))
-            losses.append(loss.detach())
-            hits.append(logits.argmax(1) == (labels if targets.ndim == 1 else targets.argmax(1)))
-            self.schedule.batch_done()
+        with over_whole_batches(self.model, self._group):
+            for self.batch, (indices, image_indices) in enumerate(zip(batches, batches_for_images, strict=True)):
+                self._raise_if_interrupted()
+                part = self._group.part = self._group.divide(len(indices))
+                images, targets = self._batch(indices, image_indices, augmentation, part)
+                is_last = self.batch == self.batches - 1
+                before = [weight.detach().clone() for weight in self._weights] if is_last else None
+                loss, logits = self._loss(images, targets, part)
+                norms.append(self._step(self._group.weighted(loss)))
+                losses.append(loss.detach())
+                hits.append(logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1)))
+                parts.append(part)
+                self.schedule.batch_done()
         self.batch = self.batches
         weight_norm = _norm([weight.detach() for weight in self._weights])
         step = [weight.detach() - old for weight, old in zip(self._weights, before or [], strict=True)]
@@ -226,9 +246,9 @@ class Training:
         # One transfer, which waits until the GPU has computed the epoch.
         results = torch.cat(
             (
-                torch.stack(losses).double(),
+                self._group.means(torch.stack(losses).double(), parts),
                 torch.stack(norms).double(),
-                torch.stack((torch.cat(hits).double().mean(), weight_norm.double())),
+                torch.stack((self._group.joined(hits, parts).double().mean(), weight_norm.double())),
                 (_norm(step) / _norm(before or [])).double().reshape(1),
             )
         ).cpu()
@@ -243,23 +263,33 @@ class Training:
             "nonfinite_steps": float((~(all_losses.isfinite() & all_norms.isfinite())).double().mean()),
         }
 
-    def _batch(self, indices: Tensor, labels: Tensor, augmentation: EpochAugmentation) -> tuple[Tensor, Tensor]:
-        """Network input, and class indices; if labels are mixed, class probabilities."""
+    def _batch(
+        self, indices: Tensor, image_indices: Tensor, augmentation: EpochAugmentation, part: Part
+    ) -> tuple[Tensor, Tensor]:
+        """Network input for a part of a batch, and class indices; if labels are mixed, class probabilities.
+
+        Images are mixed with others of the batch, all of which are prepared then.
+        """
+        mixes = self._augmentation.mixes_labels
+        first, needed = (0, slice(None)) if mixes else (part.start, part.images)
+        labels = self._labels.index_select(0, indices[needed])
         if self._augmentation.changes_images:
-            start = self.batch * self.spec.hyperparameters.batch_size
-            images = self._images.normalized(augmentation.change(self._images.unit(indices), start))
+            start = self.batch * self.spec.hyperparameters.batch_size + first
+            images = self._images.normalized(augmentation.change(self._images.unit(image_indices[needed]), start))
         else:
-            images = self._images.inputs(indices)
-        if not self._augmentation.mixes_labels:
+            images = self._images.inputs(image_indices[needed])
+        if not mixes:
             return images, labels
         # Mixing commutes with normalization: both are affine, and the shares sum to one.
-        return augmentation.mix(images, functional.one_hot(labels, self._classes).to(torch.float32))
+        images, targets = augmentation.mix(images, functional.one_hot(labels, self._classes).to(torch.float32))
+        return images[part.images], targets[part.images]
 
     def _stream(self, purpose: str) -> torch.Generator:
         return random_stream(self.spec.seed, self.epoch + 1, purpose, self.device)
 
-    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._logits(self._network if len(images) > 1 else self._on_one_image, images)
+    def _loss(self, images: Tensor, targets: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """The mean over the part of a batch, and the logits of its images."""
+        logits = self._logits(self._trained if part.count > 1 else self._on_one_image, images)
         smoothing = self.spec.hyperparameters.label_smoothing
         if self._class_weights is None:
             return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
@@ -314,11 +344,13 @@ class Training:
     def _evaluate(self, images: DeviceImages, labels: Tensor) -> Scores:
         self.model.eval()
         size = max(16, EVALUATED_PIXELS[self.device.type] // images.values_per_image)
-        batches = Batches(self._classes)
-        for start in range(0, len(images), size):
+        part = self._group.divide(len(images))
+        batches = Batches(self._classes, self._group, part)
+        for start in range(part.start, part.stop, size):
             self._raise_if_interrupted()
-            logits = self._logits(self._network, images.inputs_between(start, start + size))
-            batches.add(logits, labels[start : start + size])
+            stop = min(start + size, part.stop)
+            logits = self._logits(self._network, images.inputs_between(start, stop))
+            batches.add(logits, labels[start:stop])
         return batches.scores()
 
     def _raise_if_interrupted(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_spaces.scores import MOST_CLASSES
+from workers.training.group import Group, Part
 
 TOP = 5  # of the classes: a label among the likeliest five counts as right
 BINS = 15  # of the confidence, all of one width (Guo et al., 2017)
@@ -53,10 +54,12 @@ class Scores:
 
 
 class Batches:
-    """Takes the batches of a set of images one after the other."""
+    """Takes the batches of a set of images one after the other. The processes of a `group` take those of their `part`
+    each."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, group: Group, part: Part) -> None:
         self._classes = classes
+        self._group, self._part = group, part
         self._losses: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._predicted: list[Tensor] = []
@@ -74,17 +77,17 @@ class Batches:
 
     def scores(self) -> Scores:
         """Those of all images. It waits for the GPU."""
-        labels, predicted = torch.cat(self._labels), torch.cat(self._predicted)
+        labels, predicted = self._all(self._labels), self._all(self._predicted)
         right = predicted == labels
         nowhere = torch.full_like(labels, self._classes)  # sorted behind all classes, and not counted
         found = class_counts(torch.where(right, labels, nowhere), self._classes).double()
         of_class, of_prediction = class_counts(labels, self._classes), class_counts(predicted, self._classes)
         sums = [
-            torch.stack(self._losses).sum(),
+            self._total(self._losses),
             right.sum(),
             *_class_means(found, of_class, of_prediction),
-            _calibration_error(torch.cat(self._confidence), right),
-            torch.stack(self._in_top).sum() if self._in_top else right.sum(),
+            _calibration_error(self._all(self._confidence), right),
+            self._total(self._in_top) if self._in_top else right.sum(),
         ]
         count = len(labels)
         loss, hits, balanced, f1, calibration, in_top = torch.stack([one.double() for one in sums]).tolist()
@@ -99,6 +102,12 @@ class Batches:
             recall=found / of_class,
             confusion=_confusion(labels, predicted, self._classes) if self._classes <= MOST_CLASSES else None,
         )
+
+    def _all(self, of_batches: list[Tensor]) -> Tensor:
+        return self._group.joined([torch.cat(of_batches)], [self._part])
+
+    def _total(self, of_batches: list[Tensor]) -> Tensor:
+        return self._group.total(torch.stack(of_batches).sum(), self._part)
 
 
 def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:

@@ -17,8 +17,13 @@ class DeviceError(NodeError):
     """A process holds GPUs that torch cannot use. Retrying on that node does not help."""
 
 
+def processes_of(spec: TrialSpec) -> int:
+    """How many processes train the trial: one for each of its GPUs."""
+    return max(1, int(spec.gpus))
+
+
 def select_device(spec: TrialSpec) -> str:
-    """Torch's name of this process's device.
+    """Torch's name of this process's device; of several GPUs, that of all of them.
 
     Raises DeviceError: a trial that silently trained on the CPU instead would hold the GPU.
     """
@@ -29,6 +34,8 @@ def select_device(spec: TrialSpec) -> str:
     try:
         init: Any = torch.cuda.init  # untyped
         init()
+        if (found := torch.cuda.device_count()) < spec.gpus:
+            raise RuntimeError(f"torch finds {counted(found, 'GPU')}")
     except (RuntimeError, AssertionError) as error:  # AssertionError if torch was built without CUDA
         why = str(error).partition("\n")[0]
         from workers.nodes import this_node  # with Ray, without which `make gpu` trains

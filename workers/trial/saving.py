@@ -19,7 +19,7 @@ from workers.state import checkpoints
 from workers.state.outcomes import ValidationOutcomes
 
 if TYPE_CHECKING:
-    from workers.training.loop import Training
+    from workers.trial.parallel_training import AnyTraining
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class EpochSaver:
         self._thread = ThreadPoolExecutor(1, "upload") if artifacts.is_remote else None
         self._upload: Future[None] | None = None
 
-    def save(self, training: Training, result: dict[str, Any], *, at_once: bool) -> None:
+    def save(self, training: AnyTraining, result: dict[str, Any], *, at_once: bool) -> None:
         """Save what an epoch ended with: its result, the state of the training, and its weights if it is the best one.
 
         `at_once`: nothing of it is left to do when this returns. Raises OSError; then the files are those of the newest
@@ -76,11 +76,11 @@ class EpochSaver:
             return False
         return True
 
-    def _snapshot(self, training: Training, result: dict[str, Any]) -> Callable[[], None]:
+    def _snapshot(self, training: AnyTraining, result: dict[str, Any]) -> Callable[[], None]:
         """What stores the epoch, whatever the training does meanwhile."""
         files: dict[PurePath, bytes | memoryview] = {}
         if training.best_epoch == training.epoch:
-            best = {"epoch": training.epoch, "model": training.model.state_dict()}
+            best = {"epoch": training.epoch, "model": training.weights()}
             files[self._trial.best] = checkpoints.encoded(best)
             right = [] if training.best_right is None else training.best_right.tolist()
             outcomes = ValidationOutcomes(training.epoch, result["validation_loss"], right)

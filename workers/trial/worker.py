@@ -20,9 +20,10 @@ from ray import tune
 from search_spaces.experiment import TrialSpec
 from search_spaces.layout import NAMES
 from search_spaces.phrases import counted
+from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import open_storage, read_document
 from search_spaces.stored import read_trial_spec
-from workers.failures.classification import classified
+from workers.failures.classification import TrialError, classified
 from workers.nodes import on_node, using_storage
 from workers.state import checkpoints
 from workers.trial import agreed_data, device
@@ -32,7 +33,7 @@ from workers.trial.shared_memory import GpuMemory, MemoryShare, SharedMemory
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
-    from workers.training.loop import Training
+    from workers.trial.parallel_training import AnyTraining
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class TrialWorker(tune.Trainable):
         self._loaded: tuple[str, Splits] | None = None
         self._digests: dict[str, str] | None = None  # of what is loaded
         self._log: LogFile | None = None
-        self._training: Training | None = None
+        self._training: AnyTraining | None = None
         self._saver: EpochSaver | None = None
         self._load_trial(config)
 
@@ -179,7 +180,7 @@ class TrialWorker(tune.Trainable):
         except OSError as error:
             log.error("the checkpoint of the newest epoch is not stored: %s", error)
 
-    def _begin(self) -> Training:
+    def _begin(self) -> AnyTraining:
         """The training at the newest usable checkpoint; the result of its last epoch is then in `_latest_result`.
 
         Raises EpochInterruptedError if a stop was requested while the data were loaded, which may take minutes.
@@ -199,7 +200,8 @@ class TrialWorker(tune.Trainable):
         threads = counted(spec.cpus, "thread")
         where = f"resumes after epoch {training.epoch} from {source}" if source else "begins"
         part = "" if self._share.share == 1 else f" and {self._share.share:.0%} of its memory"
-        log.info("trial %s %s, on %s%s with %s", self._config["trial"], where, on, part, threads)
+        group = f", trained by {size} processes" if (size := device.processes_of(spec)) > 1 else ""
+        log.info("trial %s %s, on %s%s with %s%s", self._config["trial"], where, on, part, threads, group)
         for note in splits.notes:
             log.warning("%s", note)
         return training
@@ -209,7 +211,7 @@ class TrialWorker(tune.Trainable):
             content = read_document(self._artifacts, self._files.spec)
         return read_trial_spec(content)
 
-    def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
+    def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[AnyTraining, str | None]:
         """The training at the newest checkpoint that can be used, and its name; at the beginning if there is none."""
         journaled = self._journaled_epoch
         deadline = time.monotonic() + (UPLOAD_S if self._artifacts.is_remote else 0)
@@ -221,12 +223,12 @@ class TrialWorker(tune.Trainable):
             time.sleep(UPLOAD_POLL_S)
             self._journaled_epoch = journaled
 
-    def _loaded_training(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
-        from workers.training.loop import Training
+    def _loaded_training(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[AnyTraining, str | None]:
+        from workers.training.loop import EpochInterruptedError
 
         self._latest_result = {}
         for name, content in self._checkpoints():
-            training = Training(spec, splits, on, self._compiler, self._between_batches)
+            training = self._new_training(spec, splits, on)
             try:
                 recorded = read_trial_spec(content["spec"]) if "spec" in content else spec
                 if not recorded.trains_as(spec):
@@ -235,17 +237,26 @@ class TrialWorker(tune.Trainable):
                 if training.epoch > self._journaled_epoch + 1:
                     raise ValueError(f"it is of epoch {training.epoch}, but the journal has {self._journaled_epoch}")
                 self._latest_result, self._journaled_epoch = content["result"], training.epoch
-            except (MemoryError, self._torch.OutOfMemoryError):
+            except (MemoryError, self._torch.OutOfMemoryError, EpochInterruptedError):
                 raise
             except Exception as error:  # torch raises many types for a state that does not fit
+                if isinstance(error, TrialError) and error.failure.kind is not ErrorKind.CODE:
+                    raise
                 log.warning("%s cannot be used: %s", name, error)
+                del training  # before the next one needs its memory
                 continue
             if recorded != spec:  # its first epochs are of the older streams: `reproduce` must learn that
                 training.spec = recorded
                 with using_storage(self._config["storage"]):
                     self._artifacts.write(self._files.spec, recorded.model_dump_json().encode())
             return training, name
-        return Training(spec, splits, on, self._compiler, self._between_batches), None
+        return self._new_training(spec, splits, on), None
+
+    def _new_training(self, spec: TrialSpec, splits: Splits, on: str) -> AnyTraining:
+        from workers.trial.parallel_training import new_training
+
+        roots = Path(self._config["data_root"]), Path(self._config["cache_root"])
+        return new_training(spec, splits, *roots, on, self._compiler, self._between_batches)
 
     def _checkpoints(self) -> Iterator[tuple[str, dict[str, Any]]]:
         found = checkpoints.load_newest(self._artifacts, self._files)

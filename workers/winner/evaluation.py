@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from search_spaces.experiment import TrialSpec
     from workers.data.splits import Splits
     from workers.models.predictor import ModelDescription
-    from workers.training.loop import Training
     from workers.training.scores import Scores as TrainingScores
+    from workers.trial.parallel_training import AnyTraining
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +264,7 @@ class Evaluator:
         import torch
 
         from workers.training.loop import Training
+        from workers.trial.parallel_training import new_training
 
         artifacts, trial = open_storage(launch.storage).artifacts, NAMES.trial(number)
         with using_storage(launch.storage):
@@ -272,16 +273,14 @@ class Evaluator:
         on = device.select_device(spec)
         memory.cap()
         torch.set_num_threads(spec.cpus)
-        splits, _ = agreed_data.load_agreed(
-            spec, Path(launch.data_root), Path(launch.cache_root), launch.storage, agreed
-        )
+        roots = Path(launch.data_root), Path(launch.cache_root)
+        splits, _ = agreed_data.load_agreed(spec, *roots, launch.storage, agreed)
         training = Training(spec, _without_images(splits), on)
         try:
             training.model.load_state_dict(_weights(checkpoints.load(artifacts, trial.best), epochs))
         except (checkpoints.CheckpointDamagedError, OSError, RuntimeError) as error:
             log.warning("%s cannot be used, so the trial is trained again: %r", trial.best, error)
-            training = Training(spec, splits, on)
-            training.model.load_state_dict(_trained_again(training, epochs))
+            training.model.load_state_dict(_trained_again(new_training(spec, splits, *roots, on), epochs))
         images, labels = splits.test()
         tested = training.evaluate(images, labels)
         validated = training.evaluate(splits.validation_images, splits.validation_labels)
@@ -372,11 +371,11 @@ def _weights(best: dict[str, Any], epoch: int) -> dict[str, Any]:
     return weights
 
 
-def _trained_again(training: Training, epochs: int) -> dict[str, Any]:
+def _trained_again(training: AnyTraining, epochs: int) -> dict[str, Any]:
     """The weights of the best of the first `epochs` epochs."""
     best: dict[str, Any] = {}
     for _ in range(epochs):
         training.run_epoch()
         if training.best_epoch == training.epoch:
-            best = copy.deepcopy(training.model.state_dict())
+            best = copy.deepcopy(training.weights())
     return best

@@ -17,12 +17,13 @@ from torch.nn import functional
 
 from search_spaces.scores import MOST_CLASSES
 from tests.support.trainings import curve, imbalanced, recorded, trial
+from workers.training.group import Group
 from workers.training.loop import Training
 from workers.training.scores import Batches, Scores, class_weights
 
 
 def scores_of(logits: Tensor, labels: Tensor, batch: int = 64) -> Scores:
-    batches = Batches(logits.shape[1])
+    batches = Batches(logits.shape[1], Group(), Group().divide(len(logits)))
     for start in range(0, len(labels), batch):
         batches.add(logits[start : start + batch], labels[start : start + batch])
     return batches.scores()

@@ -26,7 +26,7 @@ from workers.failures.classification import TrialError
 from workers.state import checkpoints
 from workers.state.outcomes import load_outcomes
 from workers.training import loop
-from workers.trial import worker
+from workers.trial import parallel_training, worker
 
 STOP, VALIDATION = "stop", "validation.json"
 SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
@@ -129,7 +129,7 @@ def test_a_requested_stop_is_noticed_when_the_data_are_loaded(
 
     with monkeypatch.context() as patched:
         patched.setattr(splits, "load", long)
-        patched.setattr(loop, "Training", None)  # nothing is trained, nor made ready for it
+        patched.setattr(parallel_training, "Training", None)  # nothing is trained, nor made ready for it
         left = slot.step()
     assert left["epoch"] == 0
     assert names(told) == {SPEC, STOP}
@@ -275,7 +275,7 @@ def test_a_trial_trains_on_its_cores(
             seen.append(torch.get_num_threads())
             return super().run_epoch()
 
-    monkeypatch.setattr(loop, "Training", Watched)
+    monkeypatch.setattr(parallel_training, "Training", Watched)
     torch.set_num_threads(3 - cpus)
     begun(config(resources={"cpus_per_trial": cpus})).step()
     assert seen == [cpus]
