@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from search_spaces.storage.base import check_root
+from search_spaces.storage.s3 import bucket_of
 from service import node_kinds
 from service.addresses import check_host, is_loopback
 from service.webhook_targets import AllowedTargets
@@ -92,6 +93,23 @@ def _check_targets(text: str) -> str:
     return text
 
 
+def split_addresses(text: str) -> list[str]:
+    """The addresses in a list that is separated by commas. Raises ValueError for one that is not that of a bucket."""
+
+    def checked(address: str) -> str:
+        try:
+            return bucket_of(address).address()
+        except ValueError as error:
+            raise ValueError(f"{error} (got {address!r})") from None
+
+    return [checked(address) for address in filter(None, map(str.strip, text.split(",")))]
+
+
+def _check_addresses(text: str) -> str:
+    split_addresses(text)
+    return text
+
+
 def _make_absolute(folder: Path) -> Path:
     """Drivers and trials have other working directories than the service."""
     return expand(str(folder)).absolute()
@@ -117,5 +135,6 @@ Keys = Annotated[str, AfterValidator(_check_keys)]
 Targets = Annotated[str, AfterValidator(_check_targets)]
 StorageRoot = Annotated[str, AfterValidator(check_root)]
 Folder = Annotated[Path, AfterValidator(_make_absolute)]
+Addresses = Annotated[str, AfterValidator(_check_addresses)]
 NodeLabels = Annotated[str, AfterValidator(_check_labels)]
 NodeKinds = Annotated[str, AfterValidator(_check_kinds)]

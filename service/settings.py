@@ -18,6 +18,7 @@ from service import node_kinds
 from service.addresses import check_host, is_every_address, is_loopback, split_credentials
 from service.setting_values import (
     MAX_DAYS,
+    Addresses,
     Bytes,
     Folder,
     IssuerUrl,
@@ -31,6 +32,7 @@ from service.setting_values import (
     Targets,
     default_home,
     expand,
+    split_addresses,
 )
 from service.webhook_targets import AllowedTargets
 
@@ -65,6 +67,11 @@ class Settings(BaseModel):
         False,
         description="Whether the workers see the same `data_root` as the service. Then a missing data set is refused "
         "even where the folder is empty or absent. `rung up` sets it.",
+    )
+    data_buckets: Addresses = Field(
+        "",
+        description="Addresses such as `s3://pictures/sets`, separated by commas, below which data sets may be. "
+        "Without one, specs may name no bucket.",
     )
     cache_root: Folder = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
 
@@ -271,6 +278,16 @@ class Settings(BaseModel):
             raise ValueError(f"must be false without {needed}, those of MLflow's administrator")
         return wanted
 
+    @field_validator("data_buckets")
+    @classmethod
+    def _check_storage_is_no_data(cls, addresses: str, given: ValidationInfo) -> str:
+        """Who may submit a spec could read files of all teams."""
+        storage = f"{given.data.get('storage_root', '')}/"
+        for address in split_addresses(addresses):
+            if storage.startswith(f"{address}/") or f"{address}/".startswith(storage):
+                raise ValueError(f"must not contain {variable('storage_root')}, nor be in it (got {address!r})")
+        return addresses
+
     @field_validator("auth")
     @classmethod
     def _check_open_is_local(cls, auth: AuthMode, given: ValidationInfo) -> AuthMode:
@@ -336,6 +353,10 @@ class Settings(BaseModel):
     def secret_keys(self) -> list[str]:
         """The keys that secrets are encrypted with, the newest first."""
         return [key.strip() for key in self.secret_key.split(",") if key.strip()]
+
+    @property
+    def allowed_data_buckets(self) -> list[str]:
+        return split_addresses(self.data_buckets)
 
     @property
     def allowed_targets(self) -> AllowedTargets:

@@ -113,6 +113,11 @@ class DatasetSpec(Spec):
         0.1, description="Share of the training set that is held out for validation, by which trials are compared."
     )
 
+    @property
+    def address(self) -> str | None:
+        """The address of a bucket, where the files are in one and not in the data root."""
+        return None
+
     @abstractmethod
     def reader(self, data_root: Path) -> DatasetReader:
         """The reader of the files below `data_root`. Raises DataUnavailableError if they are absent and cannot be

@@ -17,7 +17,9 @@ class DataReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str = Field(description="Name of the data set, as in the spec.")
-    path: str | None = Field(None, description="Folder of the images, relative to the workers' data root.")
+    path: str | None = Field(
+        None, description="Folder of the images, relative to the workers' data root, or `s3://bucket/path`."
+    )
     classes: list[str] = Field(description="Names of the classes, in the order of the network's outputs.")
     counts: dict[str, list[int]] = Field(
         description="Number of images of each class, in the order of `classes`, for each split: `train`, `validation` "

@@ -26,28 +26,31 @@ _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.=-]+)*)/
 
 def check_root(address: str) -> str:
     """`s3://bucket` or `s3://bucket/path`, without a `/` at the end."""
+    try:
+        checked = bucket_of(address).address()
+    except ValueError as error:
+        raise ValueError(f"{error} (got {address!r})") from None
+    if importlib.util.find_spec("obstore") is None:
+        raise ValueError(f"{SCHEME} needs the package obstore: pip install 'rung[s3]' for the service and on each node")
+    return checked
+
+
+def bucket_of(address: str) -> Bucket:
+    """The objects below an address. Raises ValueError, with the rule only."""
     found = _ADDRESS.fullmatch(address)
     if found is None or {".", ".."} & set(address.split("/")):
         raise ValueError(
-            "must be s3://BUCKET or s3://BUCKET/PATH, with letters, digits and _ . = - in the names of the path "
-            f"(got {address!r})"
+            "must be s3://BUCKET or s3://BUCKET/PATH, with letters, digits and _ . = - in the names of the path"
         )
-    if importlib.util.find_spec("obstore") is None:
-        raise ValueError(f"{SCHEME} needs the package obstore: pip install 'rung[s3]' for the service and on each node")
-    return f"{SCHEME}{found[1]}{found[2]}"
+    return Bucket(found[1], found[2].strip("/"))
 
 
 def open_storage(address: str) -> S3Storage:
-    return S3Storage(_bucket(address))
+    return S3Storage(bucket_of(address))
 
 
 def open_root(address: str) -> S3Root:
-    return S3Root(_bucket(address))
-
-
-def _bucket(address: str) -> Bucket:
-    name, _, prefix = address.removeprefix(SCHEME).partition("/")
-    return Bucket(name, prefix.strip("/"))
+    return S3Root(bucket_of(address))
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,10 @@ def _complete(context: AppContext, spec: ExperimentSpec, team: str) -> Checked:
     if problems := fitting.unknown_gpu_types(spec.resources, cluster):
         raise SpecError(problems)
     spec = fitting.complete(spec, cluster)
-    return Checked(spec, dataset_checks.check(spec.dataset, settings.data_root, settings.data_root_shared))
+    notes = dataset_checks.check(
+        spec.dataset, settings.data_root, settings.data_root_shared, settings.allowed_data_buckets
+    )
+    return Checked(spec, notes)
 
 
 def _find_replayed(context: AppContext, caller: Caller, submission: Submission) -> Submitted | None:

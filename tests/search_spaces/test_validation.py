@@ -174,7 +174,10 @@ ITEMS = (
         ),
         (
             {"name": "x", "dataset": {"name": "image_folder", "path": "../up"}},
-            ["dataset.path: must be a relative path without '..' inside the workers' data root (got \"../up\")"],
+            [
+                "dataset.path: must be a relative path without '..' inside the workers' data root, or s3://BUCKET/PATH "
+                '(got "../up")'
+            ],
         ),
         (
             {"name": "x", "objective": {"metric": ["x"]}},

@@ -22,6 +22,7 @@ DOCUMENTED = {
     "data_root": "`data` in the home",
     "cache_root": "`cache` in the home",
     "data_root_shared": "false",
+    "data_buckets": "none",
     "host": "`127.0.0.1`",
     "allowed_hosts": "its own host names",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",
@@ -290,3 +291,12 @@ def test_workspaces_need_teams_and_the_administrator_of_mlflow(tmp_path: Path) -
         rest = {name: value for name, value in login.items() if name != missing}
         with pytest.raises(SettingsError, match="must be false without RUNG_MLFLOW_USERNAME and RUNG_MLFLOW_PASSWORD"):
             read_settings({**given, **rest})
+
+
+@pytest.mark.parametrize("buckets", ["s3://rung", "s3://rung/team", "s3://pictures, s3://rung/team/x", "pictures"])
+def test_the_storage_is_no_place_of_data_sets(tmp_path: Path, buckets: str) -> None:
+    root = {"home": tmp_path, "storage_root": "s3://rung/team"}
+    with pytest.raises(ValidationError, match=r"must not contain RUNG_STORAGE_ROOT|must be s3://BUCKET"):
+        Settings(**root, data_buckets=buckets)
+    allowed = Settings(**root, data_buckets=" s3://rung/teams/ ,s3://pictures/a").allowed_data_buckets
+    assert allowed == ["s3://rung/teams", "s3://pictures/a"]

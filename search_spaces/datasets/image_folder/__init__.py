@@ -14,11 +14,13 @@ from pydantic_core import PydanticCustomError
 
 from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec, DataUnavailableError
 from search_spaces.datasets.image_folder import checks
+from search_spaces.datasets.image_folder.in_bucket import ImageBucketReader, listed_objects
 from search_spaces.datasets.image_folder.layout import find_images, is_absent
 from search_spaces.datasets.image_folder.listing import Limits, TooManyEntriesError
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
 from search_spaces.problems import Problem, shorten
+from search_spaces.storage.s3 import SCHEME, bucket_of
 
 #: Gray levels that transparent pixels are drawn on.
 BACKGROUNDS = {"white": 255, "gray": 128, "black": 0}
@@ -27,11 +29,16 @@ LIMITS = Limits(entries=20_000, opened=2_000)
 
 
 def _inside_root(path: str) -> str:
+    if path.startswith(SCHEME):
+        try:
+            return bucket_of(path).address()
+        except ValueError as error:
+            raise PydanticCustomError("data_path", "{rule}", {"rule": str(error)}) from None
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\x00" in path:
         raise PydanticCustomError(
             "data_path",
-            "must be a relative path without '..' inside the workers' data root",
+            "must be a relative path without '..' inside the workers' data root, or s3://BUCKET/PATH",
         )
     return path
 
@@ -60,13 +67,13 @@ class ImageFolder(DatasetSpec):
     If `path/train` exists, it holds the class folders; `path/val` (or `valid`, `validation`) and `path/test` beside it
     are the validation and the test set. Without a validation folder, `validation_fraction` of the training set is held
     out; without a test folder, `test_fraction` of each class becomes the test set, chosen by a hash of the file names,
-    the same for every seed.
+    the same for every seed. In a bucket, `/` in the names of objects separates folders.
     """
 
     input_note: ClassVar[str] = "The classes are in the order of the folders' names."
     name: Literal["image_folder"] = "image_folder"
     path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)] = Field(
-        description="Folder of the images, relative to the workers' data root."
+        description="Folder of the images, relative to the workers' data root, or in a bucket: `s3://bucket/path`."
     )
     size: Annotated[Integer, Field(ge=8, le=512)] = Field(
         64, description="Side of the images after resizing, in pixels."
@@ -117,13 +124,19 @@ class ImageFolder(DatasetSpec):
     def background_level(self) -> int:
         return BACKGROUNDS[self.background]
 
+    @property
+    def address(self) -> str | None:
+        return self.path if self.path.startswith(SCHEME) else None
+
     def reader(self, data_root: Path) -> DatasetReader:
-        return ImageFolderReader(self, data_root)
+        return ImageFolderReader(self, data_root) if self.address is None else ImageBucketReader(self)
 
     def folder(self, data_root: Path) -> Path | None:
-        return data_root / self.path
+        return data_root / self.path if self.address is None else None
 
     def check(self, data_root: Path) -> DataCheck:
+        if self.address is not None:
+            return self._check_bucket()
         folder = data_root / self.path
         if is_absent(folder):
             return DataCheck((Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path)),))
@@ -140,6 +153,17 @@ class ImageFolder(DatasetSpec):
         except TooManyEntriesError as error:
             return DataCheck(notes=(f"dataset: {self.path} {error}; the first trial checks it",))
         return DataCheck(notes=tuple(f"dataset: {note}" for note in checks.notes(found, self.validation_fraction)))
+
+    def _check_bucket(self) -> DataCheck:
+        """Whether the bucket can be listed; the first trial looks at the objects."""
+        try:
+            listed_objects(bucket_of(self.path), most=1)
+        except DataUnavailableError as error:
+            note = f"dataset: {self.path} was not checked on the service's machine: {error}; the first trial checks it"
+            return DataCheck(
+                (Problem("dataset.path", f"must be in a bucket: {error}", self.path),), (note,), local=True
+            )
+        return DataCheck(notes=(f"dataset: the images in {self.path} are checked by the first trial",))
 
     def keeps_labels_mirrored(self) -> bool:
         return self.mirror_safe

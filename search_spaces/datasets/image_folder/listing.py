@@ -107,7 +107,7 @@ class Search:
             for entry in entries:
                 self._count()
                 path = folder / entry.name
-                if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+                if is_of_a_system(entry.name):
                     left_out.setdefault(SYSTEM, []).append(self.name(path))
                 elif (kind := _kind(entry)) == "folder":
                     found.folders.append(path)
@@ -127,7 +127,7 @@ class Search:
             raise TooManyEntriesError(f"has more than {self._limits.entries:,} files and folders")
 
     def _is_image(self, path: Path) -> bool:
-        by_name = _is_image_by_name(path)
+        by_name = is_image_by_name(path)
         if by_name is not None:
             return by_name
         if path not in self._opened:
@@ -206,7 +206,12 @@ def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file"] | None:
         raise
 
 
-def _is_image_by_name(path: Path) -> bool | None:
+def is_of_a_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that an operating system has added."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def is_image_by_name(path: Path) -> bool | None:
     """By its suffix; None without one. A suffix without letters belongs to the name."""
     suffix = path.suffix.lower()
     return suffix in SUFFIXES if re.search("[a-z]", suffix) else None

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ class ImageFolderReader:
                 names.update(f"{part}\0{label}\0".encode() + os.fsencode(path) + b"\n")
                 paths.append(path)
         sample = paths[:: max(1, len(paths) // SAMPLED_FILES)]
-        return [*self._meaning, names.hexdigest(), [list(self._status(path)) for path in sample]]
+        return [*meaning(self._spec), names.hexdigest(), [list(self._status(path)) for path in sample]]
 
     def identity(self) -> list[Any]:
         """The files' names, sizes and times of change, and how they are decoded."""
@@ -69,7 +68,7 @@ class ImageFolderReader:
                 name = os.fsencode(path.relative_to(self._found.root))
                 files.update(f"{part}\0{label}\0".encode() + name)
                 files.update(f"\0{size}\0{changed_ns}\n".encode())
-        return [*self._meaning, list(self._found.class_names), files.hexdigest()]
+        return [*meaning(self._spec), list(self._found.class_names), files.hexdigest()]
 
     def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
         """Raises DataError for files that cannot be read, and names LISTED of them, unless they are to be skipped."""
@@ -121,12 +120,6 @@ class ImageFolderReader:
     def channels(self) -> int:
         return 3 if self._spec.color == "rgb" else 1
 
-    @cached_property
-    def _meaning(self) -> list[Any]:
-        spec = self._spec
-        rest = [spec.background, spec.damaged, list(spec.value_range or ())]
-        return ["image_folder", [DECODING, spec.reader_version], spec.size, spec.color, *rest]
-
     def _status(self, path: Path) -> Status:
         """Of a file when it was first asked for."""
         if path not in self._seen:
@@ -165,6 +158,12 @@ class ImageFolderReader:
                 f"{decoded.narrow_share:.1%} of the values of these images lie in one sixteenth of the range, so that "
                 "little is left of them; give the range that matters as dataset.value_range"
             )
+
+
+def meaning(spec: ImageFolder) -> list[Any]:
+    """JSON values of how files are decoded: of equal files, those of equal meaning give equal arrays."""
+    rest = [spec.background, spec.damaged, list(spec.value_range or ())]
+    return ["image_folder", [DECODING, spec.reader_version], spec.size, spec.color, *rest]
 
 
 @dataclass

@@ -10,11 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from search_spaces.datasets import CIFAR10, Digits, FashionMNIST, ImageFolder, image_folder
 from search_spaces.datasets.image_folder import checks
 from search_spaces.datasets.image_folder.listing import Limits
 from search_spaces.problems import SpecError
+from search_spaces.storage.bucket import Bucket
 from service.domain import dataset_checks
 from service.settings import Settings
 
@@ -228,3 +230,35 @@ def test_few_files_are_opened_before_the_answer(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "birds/test/robin/notes").write_text("no image")
     (note,) = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
     assert note == "dataset: birds has more than 15 files without a suffix; the first trial checks it"
+
+
+def test_a_bucket_must_be_one_that_the_operator_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' credentials may reach more, such as the storage of all teams."""
+    looked: list[str] = []
+    monkeypatch.setattr(image_folder, "listed_objects", lambda bucket, most: looked.append(bucket.address()))
+    for buckets in ((), ("s3://pictures/bird",), ("s3://other",), ("s3://pictures/birds/owls",)):
+        with pytest.raises(SpecError, match=r"dataset\.path: must be below one of the addresses of RUNG_DATA_BUCKETS"):
+            dataset_checks.check(ImageFolder(path="s3://pictures/birds"), tmp_path, buckets=buckets)
+    assert looked == []
+    for buckets in (("s3://pictures",), ("s3://other", "s3://pictures/birds")):
+        (note,) = dataset_checks.check(ImageFolder(path="s3://pictures/birds/"), tmp_path / "none", buckets=buckets)
+        assert note == "dataset: the images in s3://pictures/birds are checked by the first trial"
+    assert looked == ["s3://pictures/birds"] * 2
+
+
+def test_a_bucket_that_the_service_cannot_list_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "the credentials do not allow it", "s3://pictures/birds")
+
+    monkeypatch.setattr(Bucket, "objects", fail)
+    dataset = ImageFolder(path="s3://pictures/birds")
+    (note,) = dataset_checks.check(dataset, tmp_path, shared=True, buckets=["s3://pictures"])
+    assert note.startswith("dataset: s3://pictures/birds was not checked on the service's machine: image_folder: s3:")
+    assert "cannot be listed (the credentials do not allow it)" in note
+
+
+@pytest.mark.parametrize("path", ["s3://", "s3://Birds", "s3://pictures/../x"])
+def test_an_address_that_cannot_be_used_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="must be") as refused:
+        ImageFolder(path=path)
+    assert len(refused.value.errors()) == 1
