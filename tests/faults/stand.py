@@ -69,7 +69,7 @@ class Stand:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
-        ports = list(_free_ports(10))
+        ports = list(free_ports(10))
         options = stack.Options(
             home=self.home,
             port=ports[0],
@@ -145,7 +145,7 @@ class Stand:
         """
         parts = self._stack.components()
         address = f"127.0.0.1:{self._stack.ray_ports['port']}"
-        node = [address, name, str(cpus), json.dumps(dict(labels or {})), *map(str, _free_ports(3))]
+        node = [address, name, str(cpus), json.dumps(dict(labels or {})), *map(str, free_ports(3))]
         words = [sys.executable, "-m", "tests.faults.ray_node", *node]
         mount = f"mount -t tmpfs none {hidden} && " if hidden else ""
         words = ["unshare", "-m", "sh", "-c", f"{mount}exec {shlex.join(words)}"]
@@ -377,7 +377,7 @@ def running_stand(**settings: str) -> Iterator[Stand]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_ports(count: int) -> Iterator[int]:
+def free_ports(count: int) -> Iterator[int]:
     """Different free ports of the loopback interface."""
     candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     for port in candidates:
