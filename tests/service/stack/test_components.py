@@ -25,6 +25,7 @@ FORWARDED = {
     "webhook_allowed_targets": "chat.example",
     "log_format": "json",
     "data_root": "/sets",
+    "data_buckets": "s3://pictures/sets",
     "cache_root": "/prepared",
     "allowed_hosts": "rung.example",
     "ray_timeout_s": "11",
