@@ -53,6 +53,7 @@ class StorageKeeper(Worker):
         self._put_off_until: dict[str, float] = {}
         self._all_at = -math.inf
         self._changing = set[str]()  # what may have changed since all were looked at
+        self._looked_at: datetime | None = None
 
     def run_once(self) -> int:
         """Measure what is due; returns how many were. Raises SQLAlchemyError, StorageLostError, LeaseLostError."""
@@ -61,10 +62,13 @@ class StorageKeeper(Worker):
         now = self._monotonic()
         self._put_off_until = {one: until for one, until in self._put_off_until.items() if until > now}
         is_of_all, most = now - self._all_at >= ALL_EVERY_S, BATCH_SIZE + len(self._put_off_until)
+        looks_at = self._clock()
+        since = min(looks_at, self._looked_at or looks_at)  # a search may begin and end between two passes
         with self._context.database.read() as session:
-            changing = team_storage.changing(session, self._clock(), settling=is_of_all)
+            changing = team_storage.changing(session, since, settling=is_of_all)
             self._changing = changing if is_of_all else self._changing | changing
-            found = team_storage.due(session, self._clock(), most, None if is_of_all else self._changing)
+            found = team_storage.due(session, looks_at, most, None if is_of_all else self._changing)
+        self._looked_at = looks_at
         due = [one for one in found if one not in self._put_off_until]
         if due:
             self._context.storage.check()  # elsewhere, there would seem to be nothing

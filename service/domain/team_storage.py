@@ -76,12 +76,14 @@ def limit(session: Session, team: Team, limit_bytes: int | None) -> int | None:
     return before
 
 
-def changing(session: Session, now: datetime, *, settling: bool) -> set[str]:
-    """The experiments that have begun and whose files may still change: those that have not ended and, with `settling`,
-    those that ended just now or whose runs in MLflow are open, for which all experiments are read."""
-    which: list[ColumnElement[bool]] = [Experiment.state.in_({*ACTIVE, State.PAUSED})]
+def changing(session: Session, since: datetime, *, settling: bool) -> set[str]:
+    """The experiments that have begun and whose files may still change: those that have not ended, those of which a
+    driver ended after `since` or a little before and, with `settling`, those whose runs in MLflow are open, for which
+    all experiments are read."""
+    recent = select(Attempt.experiment_id).where(Attempt.ended_at >= since - SETTLED_AFTER)
+    which: list[ColumnElement[bool]] = [Experiment.state.in_({*ACTIVE, State.PAUSED}), Experiment.id.in_(recent)]
     if settling:
-        which += [Experiment.ended_at >= now - SETTLED_AFTER, Experiment.mlflow_closed.is_(False)]
+        which += [Experiment.ended_at >= since - SETTLED_AFTER, Experiment.mlflow_closed.is_(False)]
     return set(session.scalars(select(Experiment.id).where(or_(*which), Experiment.attempt > 0)))
 
 

@@ -195,7 +195,7 @@ class Attempt(Base):
     """One driver of an experiment. Its number fences it: only the newest attempt of an experiment may write."""
 
     __tablename__ = "attempts"
-    __table_args__ = (UniqueConstraint("experiment_id", "number"),)
+    __table_args__ = (UniqueConstraint("experiment_id", "number"), Index(None, "ended_at"))
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"))

@@ -128,6 +128,18 @@ def test_what_has_ended_is_not_looked_at_in_each_pass(
     assert set(keeper.known()) == {old, new}
 
 
+def test_one_that_begins_and_ends_between_two_passes_is_measured(
+    world: World, context: AppContext, settings: Settings, keeper: Keeper
+) -> None:
+    assert keeper.pass_once() == 0, "all are looked at"
+    one = world.ended()
+    close_in_mlflow(context)
+    size = write(settings, one, 5000)
+    assert keeper.pass_once(timedelta(seconds=30)) == 0
+    assert keeper.pass_once(2 * SETTLED_AFTER) == 1
+    assert keeper.known() == {one: size}
+
+
 def test_files_that_cannot_be_read_are_put_off(
     world: World, settings: Settings, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
