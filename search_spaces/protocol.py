@@ -414,6 +414,9 @@ class Directives(Message):
     """What a driver must do. A driver whose attempt was superseded is answered 409 instead."""
 
     slots: int = Field(description="Number of trials that may run at the same time now.")
+    slot_nodes: dict[str, int] | None = Field(
+        None, description="Number of these slots by the id of the node where they are; null: Ray chooses the nodes."
+    )
     stop: Literal["cancel", "pause"] | None = Field(None, description="How to end; null to continue.")
     stop_reason: str = Field("", description="Why it must end; empty: a person requested it.")
     stop_epochs: bool = Field(
@@ -434,6 +437,9 @@ class LaunchConfig(Message):
     token: str = Field(description="bearer token of this attempt's heartbeat")
     heartbeat_s: float = 2.0
     slots: int
+    slot_nodes: dict[str, int] | None = Field(
+        None, description="number of these slots by the id of their node; None: Ray chooses the nodes"
+    )
     controls: KnownControls | None = Field(None, description="the current controls; None: as the spec says")
     cancel_trials: list[int] = Field(default_factory=list, description="trials to cancel that have not ended")
     trials: int = Field(

@@ -16,6 +16,8 @@ from search_spaces.spec import Spec, field_error
 
 #: Of `gpus_per_trial`: it is measured how many trials share a GPU.
 AUTO: Literal["auto"] = "auto"
+#: Where new trials of an experiment start.
+PlacementRule = Literal["pack", "spread"]
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
@@ -74,6 +76,11 @@ class Resources(Spec):
         None,
         description="Type of the GPUs, such as `H100`, or a list of types that are allowed: `rung cluster` shows those "
         "that there are. Trials then have a GPU each unless `gpus_per_trial` says otherwise. Default: any.",
+    )
+    placement: PlacementRule | None = Field(
+        None,
+        description="Where new trials start: `pack` uses as few nodes as possible, `spread` as many. Default: wherever "
+        "there is room.",
     )
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
         None,

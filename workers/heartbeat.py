@@ -79,7 +79,12 @@ class HeartbeatThread:
         self.reason = ""
         self.notice: Callable[[], str] = lambda: ""
         self.excluded_nodes: Callable[[], list[str]] = list
-        self.directives = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
+        self.directives = Directives(
+            slots=launch.slots,
+            slot_nodes=launch.slot_nodes,
+            controls=launch.controls,
+            cancel_trials=launch.cancel_trials,
+        )
 
     def report_trials(
         self, recorder: Recorder, mlflow_ids: Callable[[], MlflowIds], mlflow_behind_s: Callable[[], float] = float

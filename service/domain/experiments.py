@@ -41,6 +41,8 @@ WITHOUT_SPEC = load_only(
         Experiment.cpus_per_trial,
         Experiment.gpus_per_trial,
         Experiment.gpu_type,
+        Experiment.placement,
+        Experiment.slot_nodes,
         Experiment.controls,
         Experiment.reason,
     ),

@@ -79,6 +79,7 @@ def handle_heartbeat(
         experiment.reason = heartbeat.reason  # what the driver waits for
     directives = {
         "slots": experiment.slots,
+        "slot_nodes": experiment.slot_nodes,
         "stop": STOPS.get(State(experiment.state)),
         "stop_reason": attempts.why_preempted(experiment) if experiment.state == State.PREEMPTING else "",
         "stop_epochs": experiment.stop_epochs,

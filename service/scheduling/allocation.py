@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from service.domain.cluster import Cluster
 from service.scheduling.cost import Costs
-from service.scheduling.placement import UNITS, Placement, Size, is_large_enough
+from service.scheduling.placement import UNITS, Placement, Preference, Size, is_large_enough
 from service.scheduling.shares import Demand, Grant, Pool, Share, Stop, Why
 from service.scheduling.turns import Entry, Team, lend
 
@@ -94,7 +94,9 @@ class _Round:
             return
         if self._exceeds_limit(team, entry) or team.runs_most:
             return
-        node = self._placement.place(entry.size, entry.held, protected=True, spare_gpus=False)
+        node = self._placement.place(
+            entry.size, entry.held, protected=True, spare_gpus=False, preference=_preference(entry)
+        )
         if node is not None:
             self._take(team, entry, node)
 
@@ -129,7 +131,7 @@ class _Round:
         entry.why, node = self._forbidden(team, entry), None
         if entry.why is None and (entry.held or entry.size not in self._full):
             spare_gpus = bool(entry.nodes) or not entry.demand.running
-            node = self._placement.place(entry.size, entry.held, spare_gpus=spare_gpus)
+            node = self._placement.place(entry.size, entry.held, spare_gpus=spare_gpus, preference=_preference(entry))
         if node is None:
             if entry.why is None:
                 self._full.add(entry.size)
@@ -196,6 +198,12 @@ class _Round:
         return Share(
             len(nodes), reason, tuple(nodes), entry.turn, len(nodes) * entry.cost / UNITS, team.level is not None
         )
+
+
+def _preference(entry: Entry) -> Preference | None:
+    demand = entry.demand
+    more = demand.most - len(entry.nodes)
+    return Preference(demand.placement, entry.nodes, more) if demand.placement else None
 
 
 def _size(demand: Demand) -> Size:

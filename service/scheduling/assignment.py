@@ -7,6 +7,7 @@ slots. Must be called under the lease. It must not know Ray.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -62,9 +63,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Assigned:
-    """`slots` of the queued experiments that may start, and `requests` for slots on nodes that are lacking."""
+    """`shares` of the queued experiments that may start, and `requests` for slots on nodes that are lacking."""
 
-    slots: Mapping[str, int]
+    shares: Mapping[str, Share]
     requests: Sequence[SlotRequest]
 
 
@@ -112,11 +113,11 @@ def assign_slots(
         for one in found
         if shared[name].shares[one].slots
     )
-    slots: dict[str, int] = {}
+    starting: dict[str, Share] = {}
     for _, name, one_id in entitled:
         if places.free(name):
             places.take(name)
-            slots[one_id] = shared[name].shares[one_id].slots
+            starting[one_id] = shared[name].shares[one_id]
         else:
             shared[name].refuse(one_id)
     lacking = {name: result.requests(nodes[name], cluster) for name, result in shared.items()}
@@ -129,7 +130,7 @@ def assign_slots(
             for one, slot in asked.items()
         }
         queue.explain(session, name, result.waiting(due[name], of_new_node), candidates[name])
-    return Assigned(slots, tuple(chain.from_iterable(requests.values())))
+    return Assigned(starting, tuple(chain.from_iterable(requests.values())))
 
 
 @dataclass(frozen=True)
@@ -273,12 +274,18 @@ def _write_share(experiment: Experiment, share: Share, nodes: PoolNodes, is_over
     values = {
         "pool_nodes": nodes.model_dump(),
         "slots": share.slots,
+        "slot_nodes": slot_nodes(experiment, share),
         "waits_for": "" if share.slots or share.why is Why.ENOUGH else share.why.name.lower(),
         "stop_epochs": is_overdue,
     }
     for name, value in values.items():
         if getattr(experiment, name) != value:
             setattr(experiment, name, value)
+
+
+def slot_nodes(experiment: Experiment, share: Share) -> dict[str, int] | None:
+    """The number of its slots by node; None where Ray chooses the nodes."""
+    return dict(Counter(share.nodes)) if experiment.placement else None
 
 
 def _holding(experiment: Experiment, progress: _Progress) -> Holding:
@@ -334,6 +341,7 @@ def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> De
         priority=controls.priority,
         excluded=frozenset(experiment.excluded_nodes or ()) if is_driven else frozenset(),
         gpu_types=experiment.allowed_gpu_types,
+        placement=experiment.placement_rule,
         team=experiment.team_id,
         person=experiment.owner_id or "",
         submitted_at=experiment.created_at.timestamp(),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from search_spaces.resources import PlacementRule
 from service.domain.cluster import Cluster, Node
 
 UNITS = 10_000  # Ray counts resources in ten-thousandths; whole numbers keep three thirds within one
@@ -72,6 +73,15 @@ class _Room:
             return any(free >= size.gpus for free in gpus)
         return sum(free == UNITS for free in gpus) * UNITS >= size.gpus
 
+    def slots(self, size: Size) -> int:
+        """How many of this size have room."""
+        if not size.allows(self.node):
+            return 0
+        found = self.cpus // max(1, size.cpus)
+        if 0 < size.gpus <= UNITS:
+            return min(found, sum(free // size.gpus for free in self.gpus))
+        return min(found, sum(free == UNITS for free in self.gpus) * UNITS // size.gpus) if size.gpus else found
+
     def take(self, size: Size, protected: bool) -> None:
         self.cpus -= size.cpus
         self.kept_cpus += size.cpus * protected
@@ -92,6 +102,20 @@ class _Room:
         """How many GPUs and CPUs of trials that run there a new trial would take."""
         gpus = max(0, size.gpus + self.held_gpus - free_gpus) if size.gpus else 0
         return gpus, max(0, size.cpus + self.held_cpus - self.cpus)
+
+
+class Preference:
+    """Which nodes an experiment prefers that has these `nodes`, one for each slot, and wants `more` slots."""
+
+    def __init__(self, rule: PlacementRule, nodes: Iterable[str], more: int) -> None:
+        self._packs = rule == "pack"
+        self._own = Counter(nodes)
+        self._more = more
+
+    def rank(self, room: _Room, size: Size) -> tuple[int, ...]:
+        """To pack: the nodes that it has, the fullest first, then those with room for most of what it wants."""
+        own = self._own[room.node.id]
+        return (-own, -min(self._more, room.slots(size))) if self._packs else (own,)
 
 
 class Placement:
@@ -121,12 +145,21 @@ class Placement:
         for node in nodes:
             self._by_id[node].hold(size, -1)
 
-    def place(self, size: Size, held: list[str], *, protected: bool = False, spare_gpus: bool = True) -> str | None:
+    def place(
+        self,
+        size: Size,
+        held: list[str],
+        *,
+        protected: bool = False,
+        spare_gpus: bool = True,
+        preference: Preference | None = None,
+    ) -> str | None:
         """Take a slot; its node, or None if nothing is free.
 
         Of the nodes that the demand has `held`, the first with room is taken and removed from the list. Otherwise it is
-        the node where the fewest running trials have to leave, and that it fills best: first nodes that fewer
-        experiments can use, then, for trials without GPUs, those without; these come first of all if `spare_gpus`.
+        the node where the fewest running trials have to leave, then the one that the `preference` ranks first, then the
+        one that it fills best: first nodes that fewer experiments can use, then, for trials without GPUs, those
+        without; these come before any preference if `spare_gpus`.
         """
         for index, node in enumerate(held):
             room = self._by_id[node]
@@ -142,8 +175,9 @@ class Placement:
 
         def rank(room: _Room) -> tuple[object, ...]:
             free_gpus = sum(room.gpus)
-            order = free_gpus if spares else 0, -room.excluders, free_gpus, room.cpus
-            return *room.displaced(size, free_gpus), *order
+            preferred = preference.rank(room, size) if preference else ()
+            spared = free_gpus if spares else 0
+            return *room.displaced(size, free_gpus), spared, *preferred, -room.excluders, free_gpus, room.cpus
 
         best = min(fitting, key=rank)
         best.take(size, protected)

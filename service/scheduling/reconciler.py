@@ -41,13 +41,14 @@ from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
 from service.scheduling import fitting, liveness, metering, pools
-from service.scheduling.assignment import Assigned, Limits, assign_slots
+from service.scheduling.assignment import Assigned, Limits, assign_slots, slot_nodes
 from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.borrowing_keeper import BorrowingKeeper
 from service.scheduling.liveness import Driver, DriverSilence, Loss
 from service.scheduling.node_requests import NodeRequester
 from service.scheduling.reclaim import ReclaimTimer
 from service.scheduling.request_ages import RequestAges
+from service.scheduling.shares import Share
 from service.scheduling.silence import SilenceTimer
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt
@@ -137,9 +138,9 @@ class Reconciler:
     def _act(self, held: HeldLease, cluster: Cluster) -> None:
         self._check_drivers(held)
         assigned = self._assign_slots(held, cluster)
-        for experiment_id, slots in assigned.slots.items():
+        for experiment_id, share in assigned.shares.items():
             with _isolating_failures(experiment_id):
-                self._launch(held, experiment_id, slots, cluster)
+                self._launch(held, experiment_id, share, cluster)
         self._requester.ask(assigned.requests)
 
     def _look(self) -> Cluster | None:
@@ -229,7 +230,7 @@ class Reconciler:
             log.warning("slots are shared without the nodes on which trials run: %s", error)
             return {}
 
-    def _launch(self, held: HeldLease, experiment_id: str, slots: int, cluster: Cluster) -> None:
+    def _launch(self, held: HeldLease, experiment_id: str, share: Share, cluster: Cluster) -> None:
         settings, now = self._context.settings, self._clock()
         with self._context.database.write() as session:
             assert_held(session, held, now)
@@ -255,15 +256,16 @@ class Reconciler:
                 experiment.spec = experiment.spec | {"resources": experiment.spec.get("resources", {}) | decided}
             if settings.mlflow_workspaces and not experiment.attempt:
                 experiment.mlflow_workspace = experiment.team_id
-            attempt, token = attempts.start(session, experiment, slots, now)
+            attempt, token = attempts.start(session, experiment, share.slots, now)
             pool = nodes[experiment.pool].of_types(experiment.allowed_gpu_types)
-            experiment.pool_nodes = pool.model_dump()
+            experiment.pool_nodes, experiment.slot_nodes = pool.model_dump(), slot_nodes(experiment, share)
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             to_read = earlier.to_read(session, experiment, spec)
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
             team, workspace, packing = experiment.team_id, experiment.mlflow_workspace, experiment.packing
+            promised = experiment.slot_nodes
         user, password = settings.mlflow_username, settings.mlflow_password
         if settings.mlflow_workspaces:  # MLflow asks this service what the attempt may do there
             user, password = attempt.id, token
@@ -274,7 +276,8 @@ class Reconciler:
             service_url=settings.service_url,
             token=token,
             heartbeat_s=settings.heartbeat_s,
-            slots=slots,
+            slots=share.slots,
+            slot_nodes=promised,
             controls=controls,
             cancel_trials=cancel_trials,
             trials=trials,

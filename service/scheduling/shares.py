@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from search_spaces.resources import PlacementRule
+
 
 class Why(StrEnum):
     """Why an experiment has no more slots."""
@@ -69,7 +71,7 @@ class Demand:
     are any.
 
     `held`: ids of the nodes on which its trials run now, an empty one where that is unknown; those that are not of the
-    pool have to be left. `running`: it has a driver.
+    pool have to be left. `running`: it has a driver. `placement`: whether it wants few nodes, or many.
     """
 
     experiment_id: str
@@ -85,6 +87,7 @@ class Demand:
     submitted_at: float = 0
     held: tuple[str, ...] = ()
     protected: bool = False
+    placement: PlacementRule | None = None
 
 
 @dataclass(frozen=True)

@@ -30,4 +30,5 @@ def demand_whole(demand: Demand, slots: int, on_own: int, cluster: Cluster) -> D
 
 def in_slots(share: Share, slots: int) -> Share:
     """The share of such a demand, in slots of trials."""
-    return replace(share, slots=share.slots * slots)
+    nodes = tuple(node for node in share.nodes for _ in range(slots))
+    return replace(share, slots=share.slots * slots, nodes=nodes)

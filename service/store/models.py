@@ -8,7 +8,7 @@ People, teams and tokens are in `accounts`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import (
     BigInteger,
@@ -27,7 +27,7 @@ from sqlalchemy.orm import Mapped, column_property, defer, mapped_column, valida
 from search_spaces.gpu_types import MAX_CHARACTERS, MAX_GPU_TYPES, SEPARATOR
 from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import DEFAULT_TEAM
-from search_spaces.resources import AUTO
+from search_spaces.resources import AUTO, PlacementRule
 from service.store.accounts import TEAM_CHARACTERS, User
 from service.store.base import Base
 
@@ -47,12 +47,13 @@ class Experiment(Base):
     """One search. `spec` is the completed spec as it was accepted; newer versions never rewrite it.
 
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
-    of its MLflow runs are final. `priority`, `cpus_per_trial`, `gpus_per_trial`, `gpu_type` and `pool` are copied from
-    `controls` and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such
-    size, `gpus_per_trial` until it is decided. `gpu_type` has the types of GPUs that are allowed, separated by commas;
-    it is empty for any. `packing` is null unless it is measured how many trials share a GPU, and empty until then;
-    afterwards `gpus_per_trial` is their share.
+    of its MLflow runs are final. `priority`, `cpus_per_trial`, `gpus_per_trial`, `gpu_type`, `placement` and `pool` are
+    copied from `controls` and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has
+    no such size, `gpus_per_trial` until it is decided. `gpu_type` has the types of GPUs that are allowed, separated by
+    commas; it is empty for any. `packing` is null unless it is measured how many trials share a GPU, and empty until
+    then; afterwards `gpus_per_trial` is their share.
     `pool_nodes` is the rule (`search_spaces.pool_nodes`) by which its driver places trials, null before its first one.
+    `slot_nodes` has the number of its slots by the id of their node, null where Ray chooses the nodes.
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
     `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
@@ -111,9 +112,11 @@ class Experiment(Base):
     cpus_per_trial: Mapped[float | None]
     gpus_per_trial: Mapped[float | None]
     gpu_type: Mapped[str] = mapped_column(String(GPU_TYPES_CHARACTERS), default="", server_default="")
+    placement: Mapped[str] = mapped_column(String(8), default="", server_default="")
     packing: Mapped[dict[str, Any] | None]
     pool: Mapped[str] = mapped_column(String(POOL_CHARACTERS), default=DEFAULT_POOL, server_default=DEFAULT_POOL)
     pool_nodes: Mapped[dict[str, Any] | None]
+    slot_nodes: Mapped[dict[str, Any] | None]
     excluded_nodes: Mapped[list[str] | None]
     mlflow_view: Mapped[str | None] = mapped_column(String(64))
     team_id: Mapped[str] = mapped_column(
@@ -133,6 +136,11 @@ class Experiment(Base):
         """The types of GPUs that its trials may use; empty: any."""
         return frozenset(filter(None, self.gpu_type.split(SEPARATOR)))
 
+    @property
+    def placement_rule(self) -> PlacementRule | None:
+        """Whether its trials start on few nodes or on many; None: Ray chooses."""
+        return next((rule for rule in get_args(PlacementRule) if rule == self.placement), None)
+
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:
         priority = controls.get("priority")
@@ -146,6 +154,7 @@ class Experiment(Base):
         pool = resources.get("pool")
         self.pool = pool if isinstance(pool, str) and len(pool) <= POOL_CHARACTERS else DEFAULT_POOL
         self.gpu_type = _gpu_types(resources.get("gpu_type"))
+        self.placement = next((rule for rule in get_args(PlacementRule) if rule == resources.get("placement")), "")
         cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
         self.packing = {} if gpus == AUTO else None
         gpus = None if gpus == AUTO else gpus

@@ -115,6 +115,13 @@ class TuneCallback(Callback):
         """Ray's ids of the nodes that the search does not use."""
         return self._nodes.excluded() if self._nodes else []
 
+    def slot_nodes(self) -> Mapping[str, int]:
+        """Number of slots by the node where they are, as the service has chosen, of the nodes that the search uses;
+        empty where Ray chooses."""
+        excluded = self.excluded_nodes()
+        promised = self._directives().slot_nodes or {}
+        return {node: slots for node, slots in promised.items() if node not in excluded}
+
     def num_samples(self) -> int:
         """Trials wanted now: no more than there are, once the searcher has proposed all that it can."""
         wanted = self._policy.num_samples(self._directives(), self._table)

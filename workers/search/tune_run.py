@@ -21,6 +21,7 @@ from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import open_storage
 from workers.nodes import FIRST_ANSWERS_S, Nodes
 from workers.ray_patches import out_of_memory
+from workers.search.slot_nodes import SlotNodes
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
@@ -48,13 +49,14 @@ def run_trials(
 
     _remove_leftovers(launch)
     resources = trial_resources(spec)
-    nodes = nodes or Nodes(launch)
+    nodes, slot_nodes = nodes or Nodes(launch), SlotNodes()
 
     def config(trial: Trial) -> dict[str, Any]:
         own = resources if trial.slots == 1 else with_whole_gpu(resources)
         share = own["GPU"] if 0 < own["GPU"] < 1 else 1.0
         of_launch = launch.model_dump(include=OF_LAUNCH)
-        return {**of_launch, "resources": own, "share": share, "selector": nodes.selector()}
+        node = slot_nodes.choose(trial, callback.slot_nodes(), recorder.table.trials)
+        return {**of_launch, "resources": own, "share": share, "selector": nodes.selector(), "node": node}
 
     while True:
         searcher = TuneSearcher(

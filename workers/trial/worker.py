@@ -47,9 +47,9 @@ UPLOAD_S, UPLOAD_POLL_S = 5.0, 0.5
 class TrialWorker(tune.Trainable):
     """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the
     digests of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
-    `resources` of a trial, and Ray's label `selector` of the nodes to use; `share`, the part that the process may use
-    of the memory of its device. A result has the digests as `data`, and as `resumed_after` the epoch of the checkpoint
-    with which the process began, 0 for none.
+    `resources` of a trial, Ray's label `selector` of the nodes to use, and the id of the `node` that is preferred, if
+    any; `share`, the part that the process may use of the memory of its device. A result has the digests as `data`, and
+    as `resumed_after` the epoch of the checkpoint with which the process began, 0 for none.
 
     After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
     `validation.json` which validation images they get right. A trial
@@ -68,6 +68,8 @@ class TrialWorker(tune.Trainable):
         """What Tune reserves for a trial, and where."""
         bundle = {name: share for name, share in config["resources"].items() if share}
         where: dict[str, Any] = {"bundle_label_selector": [config["selector"]]} if config["selector"] else {}
+        if config["node"]:  # Ray takes another one that the selector allows if this one has no room
+            where |= {"strategy": "STRICT_PACK", "_soft_target_node_id": config["node"]}
         return tune.PlacementGroupFactory([bundle], **where)
 
     def setup(self, config: dict[str, Any]) -> None:

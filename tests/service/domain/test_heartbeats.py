@@ -72,7 +72,7 @@ def test_progress_is_shown(world: World) -> None:
     }
     view = world.show(one)
     orders = {"slots": 10, "stop": None, "stop_reason": "", "stop_epochs": False, "cancel_trials": []}
-    orders |= {"controls": view["controls"], "pool": {"labels": {}, "others": [], "gpu_types": []}}
+    orders |= {"controls": view["controls"], "pool": {"labels": {}, "others": [], "gpu_types": []}, "slot_nodes": None}
     assert world.beat(one, first).json() == orders
     view = world.show(one)
     assert (view["state"], view["phase"], view["trials"]) == ("RUNNING", "searching", {"RUNNING": 2})

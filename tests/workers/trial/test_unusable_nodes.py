@@ -158,9 +158,12 @@ def test_a_file_of_the_users_own_that_cannot_be_used_is_an_error_of_the_code(
 
 
 def test_a_trial_is_placed_on_a_node_that_may_be_used() -> None:
-    used = {"resources": {"CPU": 2.0, "GPU": 0.0}}
+    used: dict[str, Any] = {"resources": {"CPU": 2.0, "GPU": 0.0}, "node": ""}
     free = TrialWorker.default_resource_request(used | {"selector": {}})
     assert free == PlacementGroupFactory([{"CPU": 2.0}])
     selector = {"ray.io/node-id": f"!in({'a' * 56}, {'b' * 56})", "zone": "a"}
     bound = TrialWorker.default_resource_request(used | {"selector": selector})
     assert bound == PlacementGroupFactory([{"CPU": 2.0}], bundle_label_selector=[selector])
+    preferring = TrialWorker.default_resource_request(used | {"selector": selector, "node": "c" * 56})
+    assert preferring.strategy == "STRICT_PACK", "Ray prefers a node with no other strategy"
+    assert preferring not in (free, bound)
