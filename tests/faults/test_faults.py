@@ -15,6 +15,7 @@ from tests.faults.stand import Stand
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
+@pytest.mark.faults
 def test_a_loss_that_is_not_finite(stand: Stand, undisturbed: Callable[..., str]) -> None:
     # Each step multiplies the weights by 1 - 100: they overflow for any gradient.
     exploding = {"kind": "sgd", "lr": 100.0, "weight_decay": 1.0, "momentum": 0.0}
@@ -56,6 +57,7 @@ def test_kill_of_the_driver(stand: Stand, undisturbed: Callable[..., str]) -> No
     assert view.attempt == 2
 
 
+@pytest.mark.faults
 def test_kill_of_a_trials_process(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial("trial-process-killed"))

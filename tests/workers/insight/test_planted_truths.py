@@ -33,7 +33,10 @@ def coverage(interval: Callable[[float, int], Estimate], images: int) -> float:
     return float(np.mean(chances))
 
 
-@pytest.mark.parametrize("images", [216, 360, 1000])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("images", [216, 360, pytest.param(1000, marks=SLOW)])
 def test_the_interval_of_an_accuracy_holds_the_truth_in_95_of_100_cases(images: int) -> None:
     assert 0.93 < coverage(of_accuracy, images) < 0.98
 
@@ -127,7 +130,10 @@ def not_overtuned(expected: float, images: int, test_images: int) -> int:
 
 
 @pytest.mark.parametrize("truth", [0.975, 0.99])
-@pytest.mark.parametrize(("images", "test_images"), [(12, 40), (12, 4000), (100, 1000), (300, 4000), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("images", "test_images"),
+    [(12, 40), (12, 4000), (100, 1000), pytest.param(300, 4000, marks=SLOW), pytest.param(1000, 1000, marks=SLOW)],
+)
 @pytest.mark.parametrize("trials", [1, 5, 20])
 def test_a_test_result_of_the_same_accuracy_is_seldom_called_overtuned(
     truth: float, images: int, test_images: int, trials: int
@@ -157,7 +163,7 @@ def replicated(
     return [right[place * seeds : (place + 1) * seeds] for place in range(3)], true
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.01])
+@pytest.mark.parametrize("gap", [pytest.param(0.0, marks=SLOW), 0.01])
 def test_the_intervals_of_the_finalists_contain_the_truth(gap: float) -> None:
     random = np.random.default_rng(8)
     inside, differences = [], []
