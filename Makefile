@@ -27,7 +27,7 @@ test-browser: $(STAMP) ## MLflow's pages in Chromium (docs/mlflow.md); skipped w
 test-load: $(STAMP)   ## sixty hostile clients for two minutes (docs/security.md)
 	$(BIN)/python -m pytest tests/load --override-ini addopts=--import-mode=importlib -s
 
-test-cluster: $(STAMP) ## Ray's autoscaler adds and removes workers for a search (docs/operating.md)
+test-cluster: $(STAMP) ## Ray's autoscaler, and searches on several hosts that fail (docs/operating.md)
 	$(BIN)/python -m pytest tests/cluster --override-ini addopts=--import-mode=importlib -s
 
 check: $(STAMP) lint test   ## what must pass before a commit

@@ -6,6 +6,7 @@ from typing import Any
 
 from service.contract.schemas import ExperimentView
 from service.contract.states import INACTIVE
+from tests.faults.place import Place
 from tests.faults.stand import Stand
 
 TRIALS = 6
@@ -34,7 +35,7 @@ def serial(name: str, **changes: Any) -> dict[str, Any]:
     return parallel(name, **{"resources": {"max_concurrent_trials": 1}} | changes)
 
 
-def wait_for_end(stand: Stand, experiment_id: str, patience_s: float = PATIENCE_S) -> ExperimentView:
+def wait_for_end(stand: Place, experiment_id: str, patience_s: float = PATIENCE_S) -> ExperimentView:
     """Waits until the experiment has ended or is paused, and returns it.
 
     Fails after `patience_s` without a new epoch. A busy machine needs longer, and is no fault.
@@ -52,7 +53,7 @@ def wait_for_end(stand: Stand, experiment_id: str, patience_s: float = PATIENCE_
             return view
 
 
-def wait_for_epochs(stand: Stand, experiment_id: str, epochs: int, timeout_s: float = 240.0) -> None:
+def wait_for_epochs(stand: Place, experiment_id: str, epochs: int, timeout_s: float = 240.0) -> None:
     """Waits until the service knows at least `epochs` epochs of an experiment that still runs."""
 
     def reported() -> bool:
@@ -62,7 +63,7 @@ def wait_for_epochs(stand: Stand, experiment_id: str, epochs: int, timeout_s: fl
     stand.wait_until(reported, f"{epochs} epochs of experiment {experiment_id}", timeout_s)
 
 
-def _epochs(stand: Stand, experiment_id: str) -> int:
+def _epochs(stand: Place, experiment_id: str) -> int:
     return sum(trial.epoch for trial in stand.rung.trials(experiment_id))
 
 

@@ -16,7 +16,7 @@ from search_spaces.layout import NAMES
 from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
 from search_spaces.storage.base import open_storage
 from service.contract.schemas import ExperimentView
-from tests.faults.stand import Stand
+from tests.faults.place import Place
 from workers.search.verdicts import Verdicts
 
 JOURNAL = "journal.jsonl"
@@ -39,7 +39,7 @@ Curves = dict[int, list[tuple[float, float]]]
 
 
 def assert_nothing_lost(
-    stand: Stand,
+    stand: Place,
     experiment_id: str,
     num_samples: int,
     *,
@@ -70,12 +70,12 @@ def assert_nothing_lost(
     return view
 
 
-def entries(stand: Stand, experiment_id: str) -> list[dict[str, Any]]:
+def entries(stand: Place, experiment_id: str) -> list[dict[str, Any]]:
     """The valid entries of the journal: those of a superseded driver do not count."""
     return list(open_storage(stand.address(experiment_id)).journal.entries())
 
 
-def finished(stand: Stand, experiment_id: str) -> Epochs:
+def finished(stand: Place, experiment_id: str) -> Epochs:
     """The epochs that the journal holds now; the stopping rule is rebuilt from them."""
     return frozenset(
         (entry["trial"], entry["epoch"], repr(entry["metrics"]["validation_accuracy"]))
@@ -84,7 +84,7 @@ def finished(stand: Stand, experiment_id: str) -> Epochs:
     )
 
 
-def curves(stand: Stand, experiment_id: str) -> Curves:
+def curves(stand: Place, experiment_id: str) -> Curves:
     found: Curves = {}
     for entry in entries(stand, experiment_id):
         if entry["event"] == "epoch":
@@ -93,7 +93,7 @@ def curves(stand: Stand, experiment_id: str) -> Curves:
     return found
 
 
-def trained(stand: Stand, experiment_id: str, trial: int) -> list[int]:
+def trained(stand: Place, experiment_id: str, trial: int) -> list[int]:
     """The epochs that were trained for a trial, in order, from its log; after a crash, some appear twice.
 
     The log also tells how far an epoch of more than half a minute is.
@@ -102,14 +102,14 @@ def trained(stand: Stand, experiment_id: str, trial: int) -> list[int]:
         return [int(number) for number in re.findall(r"\bepoch (\d+): (?!\d+ of )", log.read().decode())]
 
 
-def _assert_trials(stand: Stand, view: ExperimentView, num_samples: int, states: frozenset[str]) -> None:
+def _assert_trials(stand: Place, view: ExperimentView, num_samples: int, states: frozenset[str]) -> None:
     trials = list(stand.rung.trials(view.id))
     assert sorted(trial.trial for trial in trials) == list(range(num_samples))
     assert {trial.state for trial in trials} <= states, [(t.trial, t.state, t.stop_reason) for t in trials]
     assert all(trial.stop_reason for trial in trials)
 
 
-def _assert_journal(stand: Stand, view: ExperimentView, num_samples: int) -> None:
+def _assert_journal(stand: Place, view: ExperimentView, num_samples: int) -> None:
     recorded = entries(stand, view.id)
     assert sorted(e["trial"] for e in recorded if e["event"] == "suggested") == list(range(num_samples))
     epochs: dict[int, list[int]] = {}
@@ -128,7 +128,7 @@ def _assert_journal(stand: Stand, view: ExperimentView, num_samples: int) -> Non
     assert _replay(stand, view.id) == decisions, "a stopping rule that sees all epochs decides differently"
 
 
-def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None:
+def _assert_mlflow(stand: Place, view: ExperimentView, num_samples: int) -> None:
     runs = stand.query(
         "mlflow",
         "SELECT r.run_uuid, r.status, t.value FROM runs r JOIN tags e ON e.run_uuid = r.run_uuid "
@@ -161,7 +161,7 @@ def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None
     assert [f"models:/{name}/{version}" for name, version in versions] == [view.winner["model_uri"]]
 
 
-def _recorded_points(stand: Stand, experiment_id: str) -> dict[int, dict[str, list[tuple[int, float | None]]]]:
+def _recorded_points(stand: Place, experiment_id: str) -> dict[int, dict[str, list[tuple[int, float | None]]]]:
     """Trial -> metric -> step and value of each point in the journal."""
     found: dict[int, dict[str, list[tuple[int, float | None]]]] = {}
     for entry in entries(stand, experiment_id):
@@ -171,7 +171,7 @@ def _recorded_points(stand: Stand, experiment_id: str) -> dict[int, dict[str, li
     return found
 
 
-def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None:
+def _assert_trained_once(stand: Place, view: ExperimentView, again: int) -> None:
     """Each epoch was trained, and at most `again` epochs of all trials together were trained a second time."""
     repeated = 0
     for trial in stand.rung.trials(view.id):
@@ -181,7 +181,7 @@ def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None
     assert repeated <= again, f"{repeated} epochs were trained again"
 
 
-def _replay(stand: Stand, experiment_id: str) -> dict[int, tuple[str, str]]:
+def _replay(stand: Place, experiment_id: str) -> dict[int, tuple[str, str]]:
     """How a new stopping rule ends each trial (state, reason), given the epochs of the journal in order."""
     with open_storage(stand.address(experiment_id)).artifacts.open_reader(NAMES.spec) as stored:
         spec = ExperimentSpec.model_validate_json(stored.read())

@@ -19,7 +19,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,9 +29,9 @@ import psycopg
 
 from service import stack
 from service.client import Client
-from service.contract.errors import UnavailableError
 from service.stack import children
 from service.stack.components import RAY_PORTS, sees_a_node, sees_all
+from tests.faults import place
 from tests.faults.proxy import Proxy
 from tests.support import postgres
 from tests.support.processes import command, is_alive, pids
@@ -269,18 +268,7 @@ class Stand:
         self, condition: Callable[[], T | None], what: str, timeout_s: float = 180.0, look_s: float = 0.05
     ) -> T:
         """Wait until `condition` returns a true value, and return it. Errors of unreachable parts count as false."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            result, last_error = None, ""
-            try:
-                result = condition()
-            except (httpx.HTTPError, psycopg.Error, OSError, UnavailableError) as error:
-                last_error = f": {error!r}"
-            if result:
-                return result
-            if time.monotonic() >= deadline:
-                raise AssertionError(f"timed out after {timeout_s:g} s: {what}{last_error}{self._tails()}")
-            time.sleep(look_s)
+        return place.wait_until(condition, what, timeout_s, look_s, self._tails)
 
     def _ready(self, name: str, settings: Mapping[str, str]) -> bool:
         if not self.is_running(name):  # Ray exits if its own parts need more than 30 s, as on a loaded machine
