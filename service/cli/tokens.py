@@ -23,7 +23,13 @@ def create(
     team: Annotated[
         str | None, typer.Option(help="for a program of this team, which you manage; default: for yourself")
     ] = None,
-    role: Annotated[str, typer.Option(help="role of the program in the team: viewer or member")] = "member",
+    role: Annotated[
+        str | None,
+        typer.Option(
+            help="role of the program in the team: viewer or member (default); without --team, the role to which the "
+            "token is restricted (default: all that you may do)"
+        ),
+    ] = None,
     expires: Expires = "90",
     url: Url = "",
     token: Token = "",
@@ -35,18 +41,20 @@ def create(
     """
     with report_errors(as_json), connect(url, token) as client:
         days = parse_days(expires)
+        wanted = None if role is None else parse_role(role)
         if team is None:
-            created = client.identity.create_token(name, expires_days=days)
+            created = client.identity.create_token(name, expires_days=days, role=wanted)
         else:
             created = client.identity.create_token(
-                name, expires_days=days, kind="service", team=team, role=parse_role(role)
+                name, expires_days=days, kind="service", team=team, role=wanted or "member"
             )
         if as_json:
             print_json(created.model_dump(mode="json"))
             return
         from service.cli.identity_tables import day
 
-        of = f" of team {created.team} ({created.role})" if created.team else ""
+        restricted = f", restricted to the role {created.role}," if created.role else ""
+        of = f" of team {created.team} ({created.role})" if created.team else restricted
         echo(f"token {created.id}{of} is valid until {day(created.expires_at)}; it is not shown again:", err=True)
         echo(created.token)
 

@@ -243,6 +243,10 @@ def test_tokens_are_created_listed_and_revoked(run: Run, server: Recorded) -> No
     assert server.requests[-1].body == body
     run("token", "create", "mine", "--expires", "1")
     assert server.requests[-1].body == {"kind": "person", "name": "mine", "expires_days": 1}
+    server.answers[f"POST {API}/tokens"] = (201, {**TOKEN, "token": "rung_p_new", "role": "viewer"})
+    result = run("token", "create", "grafana", "--role", "viewer", "--expires", "1")
+    assert server.requests[-1].body == {"kind": "person", "name": "grafana", "expires_days": 1, "role": "viewer"}
+    assert result.stderr.startswith("token t8k2m4qz, restricted to the role viewer, is valid until ")
     ended = {**TOKEN, "id": "old", "expires_at": "2020-01-01T00:00:00Z", "last_used_at": "2019-12-31T23:59:00Z"}
     server.answers[f"GET {API}/tokens"] = (200, {"items": [created, ended]})
     shown = run("token", "list", "--team", "vision").stdout.splitlines()
