@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from service.cli.printable import dump_json, echo
-from service.cli.terminal import AsJson, ExperimentId, Token, Url, app, connect, report_errors
+from service.cli.terminal import AsJson, ExperimentId, Token, Url, app, connect, refuse_together, report_errors
 
 
 @app.command()
@@ -28,14 +28,12 @@ def logs(
     With --json: one JSON line per chunk.
     """
     from service.cli.rendering import OutageReporter
-    from service.contract.errors import ValidationFailedError
 
     def echo_error(line: str) -> None:
         echo(line, err=True)
 
     with report_errors(as_json), connect(url, token) as client:
-        if trial is not None and attempt is not None:
-            raise ValidationFailedError("--trial and --attempt must not be given together: a trial has one log")
+        refuse_together(trial=trial is not None, attempt=attempt is not None)  # a trial has one log
         client.ping()  # a wrong URL is reported at once; a service that restarts meanwhile is retried
         found = client.follow_logs(
             experiment, trial=trial, attempt=attempt, until_end=follow, waiting=OutageReporter(echo_error)

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.printable import echo
-from service.cli.terminal import AsJson, SpecFile, Team, Token, Url, app, connect, print_json, report_errors
+from service.cli.terminal import (
+    AsJson,
+    SpecFile,
+    Team,
+    Token,
+    Url,
+    app,
+    connect,
+    print_json,
+    refuse_together,
+    report_errors,
+)
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -34,6 +45,7 @@ def validate(
     Reports every problem, and says what the search will probably take. With --json, prints the spec with all defaults.
     """
     with report_errors(as_json):
+        refuse_together(offline=offline, team=team is not None)
         if offline:
             from search_spaces.parsing import read
             from search_spaces.validation import validate as check

@@ -23,6 +23,7 @@ from service.cli.terminal import (
     app,
     connect,
     open_console,
+    refuse_together,
     report_errors,
     show_view,
 )
@@ -51,6 +52,7 @@ def submit(
     For scripts, add --json.
     """
     with report_errors(as_json), connect(url, token) as client:
+        refuse_together(dry_run=dry_run, watch=watch)
         client.ping()  # an unreachable service is reported at once; one that restarts meanwhile is retried
         document = resolve_spec(client, f"preset:{spec}" if preset else spec)
         if dry_run:

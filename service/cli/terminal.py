@@ -63,6 +63,15 @@ app = typer.Typer(
 )
 
 
+def refuse_together(**given: bool) -> None:
+    """Raise ValidationFailedError if several of these options were given, by their names with underscores."""
+    from service.contract.errors import ValidationFailedError
+
+    names = [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise ValidationFailedError(f"{' and '.join(names)} must not be given together")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from service.cli.printable import echo
-from service.cli.terminal import AsJson, Token, Url, app, connect, print_json, print_table, report_errors
+from service.cli.terminal import (
+    AsJson,
+    Token,
+    Url,
+    app,
+    connect,
+    print_json,
+    print_table,
+    refuse_together,
+    report_errors,
+)
 from service.contract.usage_by import UsageBy
 
 
@@ -30,6 +40,7 @@ def usage(
     For administrators, of all teams.
     """
     with report_errors(as_json), connect(url, token) as client:
+        refuse_together(csv=as_csv, json=as_json)
         found = client.accounting.usage(month=month, by=by, team=team)
         if as_json:
             print_json(found.model_dump(mode="json"))

@@ -25,6 +25,8 @@ PAGE = 100
 
 #: Statuses with which a server that is not Rung answers an address of Rung's. Others may be those of a proxy before it.
 FOREIGN = frozenset({404, 405, 501})
+#: Statuses with which a proxy says that the service behind it does not answer, as while it restarts.
+OF_PROXIES = frozenset({502, 503, 504})
 #: Most of an answer that is not Rung's which a message shows.
 SHOWN_CHARACTERS = 80
 
@@ -137,6 +139,8 @@ class HttpTransport:
             return self._not_rung(response) if is_nothing_there and self._base_path else error
         if response.status_code in FOREIGN or response.is_redirect:
             return self._not_rung(response)
+        if response.status_code in OF_PROXIES:
+            return UnreachableError(f"no Rung service answers behind {self.url}: it answered {response.status_code}")
         return of_status(response.status_code)(
             f"{response.request.method} {response.url} answered {response.status_code} {response.text[:200]}"
         )

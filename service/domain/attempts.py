@@ -27,7 +27,7 @@ PLOTS = timedelta(hours=1)
 #: The workspace that an MLflow has from the beginning. It is the one of the team `default`.
 DEFAULT_WORKSPACE = DEFAULT_TEAM
 #: The reason of an experiment that returns to the queue because its slots are others'.
-PREEMPTED = "its slots went to others; it continues when it gets slots again"
+PREEMPTED = "it has lost its slots; it continues when it gets slots again"
 BUDGET_SPENT = "the budget of its team for this month is spent; it continues when there is a new one"
 
 

@@ -101,9 +101,10 @@ def refusal(principal: Principal, permission: Permission, team: str | None = Non
             "another token of yours"
         )
     if team in principal.archived:
-        return f"the team {team!r} is archived: what belongs to it can only be read"
+        return f"the team {team!r} is archived: its members can read its experiments, and nothing else"
     roles = [f"{role}s" for role in Role if permission in ROLES[role]]
     who = f"{', '.join(roles)} and administrators" if roles else "only administrators"
-    needs = f"this needs the permission {permission}, which {who} have"
+    archived = ", except in teams that are archived" if roles and principal.archived and team is None else ""
+    needs = f"this needs the permission {permission}, which {who} have{archived}"
     role = None if team is None else principal.roles.get(team)
     return f"the token of a {role} of the team {team!r} was sent: {needs}" if role else needs

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 #: States of trials of the search that a pass counts.
 COUNTED = (*ENDED_TRIAL_STATES, TrialState.RUNNING)
 #: Why the driver of an experiment without slots ends.
-FOR_OTHERS = "its slots went to others, so its driver ends"
+WITHOUT_SLOTS = "it has lost its slots, so its driver ends"
 WHY_PARKED = {Why.BUDGET: "its team has spent its budget, so its driver ends"}
 
 
@@ -239,7 +239,7 @@ def _share(
             since = seen.since[experiment.id]
             if since.idle_s >= seen.park_s and not shares[experiment.id].slots:
                 size, why = _size(wanted[experiment.id]), shares[experiment.id].why
-                why_parked = f"{WHY_PARKED.get(why, FOR_OTHERS)}; {sentence(*size, why, '', False)}"
+                why_parked = f"{WHY_PARKED.get(why, WITHOUT_SLOTS)}; {sentence(*size, why, '', False)}"
                 experiments.move(session, experiment, State.PREEMPTING, seen.now, why_parked)
             is_overdue = since.over_s >= terms.preempt_grace_s
             nodes = terms.nodes.of_types(demands[experiment.id].gpu_types)

@@ -232,7 +232,10 @@ def test_an_archived_team_can_only_be_read(
         assert manager.post(EXPERIMENTS, json={"name": "x"}).status_code == 403
         refused = manager.delete(f"{EXPERIMENTS}/{one}")
         assert refused.status_code == 403
-        assert refused.json()["detail"] == "the team 'vision' is archived: what belongs to it can only be read"
+        assert (
+            refused.json()["detail"]
+            == "the team 'vision' is archived: its members can read its experiments, and nothing else"
+        )
     assert both_teams.post(admin, EXPERIMENTS, json={"name": "x"}, params={"team": "vision"}).status_code == 409
     assert both_teams.post(admin, "/api/v1/teams/vision/unarchive").status_code == 200
     assert both_teams.post(both_teams.own["member"], EXPERIMENTS, json={"name": "x"}).status_code == 201

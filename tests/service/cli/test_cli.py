@@ -339,6 +339,21 @@ def test_invalid_changes_are_rejected(run: Run, spec: str, fields: tuple[str, ..
     assert json.loads(run("change", one, *fields, "--json").stderr)["status"] == 422
 
 
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (("usage", "--csv", "--json"), "--csv and --json"),
+        (("validate", "-", "--offline", "--team", "vision"), "--offline and --team"),
+        (("submit", "-", "--dry-run", "--watch"), "--dry-run and --watch"),
+        (("logs", "x", "--trial", "2", "--attempt", "1"), "--trial and --attempt"),
+    ],
+)
+def test_no_option_is_ignored_beside_another(run: Run, command: tuple[str, ...], names: str) -> None:
+    result = run(*command, input="name: x")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{names} must not be given together" in result.stderr
+
+
 HUGE = "9" * 401
 
 

@@ -12,7 +12,6 @@ from service.client import Client, UnreachableError
 from service.contract.errors import (
     InternalError,
     RungError,
-    UnavailableError,
     ValidationFailedError,
 )
 from tests.support.losing import Losing
@@ -45,8 +44,10 @@ def test_addresses_without_a_service_raise_unreachable_error(url: str) -> None:
         (200, {"content-type": "application/json"}, b"{}", UnreachableError),
         (200, {"content-type": "application/json"}, b"[1]", UnreachableError),
         (200, {"content-type": "application/json", "content-encoding": "gzip"}, b"no gzip", UnreachableError),
-        (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", InternalError),
-        (503, {"content-type": "text/html"}, b"busy", UnavailableError),
+        (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", UnreachableError),
+        (503, {"content-type": "text/html"}, b"busy", UnreachableError),
+        (504, {"content-type": "text/html"}, b"", UnreachableError),
+        (500, {"content-type": "text/html"}, b"", InternalError),
         (200, {"content-type": "application/json"}, b"[" * 200_000, UnreachableError),
         (422, {"content-type": "application/problem+json"}, b"not json", UnreachableError),
         (422, {"content-type": "application/problem+json"}, b'["odd"]', ValidationFailedError),

@@ -53,9 +53,10 @@ def test_a_refusal_says_who_may() -> None:
 
 def test_a_refusal_in_an_archived_team_says_that_it_is_archived() -> None:
     one = replace(person(vision=Role.VIEWER, speech=Role.VIEWER), archived=frozenset({"vision"}))
-    said = "the team 'vision' is archived: what belongs to it can only be read"
+    said = "the team 'vision' is archived: its members can read its experiments, and nothing else"
     assert refusal(one, Permission.EXPERIMENT_CANCEL, "vision") == said
     assert "archived" not in refusal(one, Permission.EXPERIMENT_CANCEL, "speech")
+    assert refusal(one, Permission.AUDIT_READ).endswith("administrators have, except in teams that are archived")
 
 
 def test_the_lesser_of_two_roles() -> None:

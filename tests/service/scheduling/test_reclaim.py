@@ -93,7 +93,7 @@ def test_an_experiment_without_a_slot_returns_to_its_place_in_the_queue(world: W
     answer = world.beat(low, released(world)).json()
     assert (answer["stop"], answer["stop_reason"]) == (
         "pause",
-        "its slots went to others; it continues when it gets slots again",
+        "it has lost its slots; it continues when it gets slots again",
     )
     assert world.beat(low, {"phase": "paused", "reason": answer["stop_reason"]}).status_code == 200
     view = world.show(low)
