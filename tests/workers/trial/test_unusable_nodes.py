@@ -125,7 +125,7 @@ def test_checkpoints_that_the_storage_does_not_give_are_not_replaced_by_a_new_tr
         with pytest.raises(TrialError) as raised:
             begun(told).step()
     assert raised.value.failure.kind is ErrorKind.NODE
-    assert begun(told).step() == first
+    assert begun(told).step() == {**first, "resumed_after": 1}
 
 
 def test_a_link_in_the_place_of_the_folder_of_trials_is_no_error_of_the_code(
