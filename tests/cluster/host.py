@@ -17,6 +17,8 @@ from pathlib import Path
 
 PROGRAMS = ("ip", "unshare", "nsenter", "setpriv", "pivot_root", "tini", "gosu", "socat", "caddy", "prometheus", "psql")
 WAIT_S = 30.0
+#: For one instruction of an image, on a busy machine.
+LIMIT_S = 3600.0
 #: Starts a program that ends when the thread does that started it.
 BOUND = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -105,7 +107,7 @@ def address(network: int, number: int) -> str:
 
 def checked(words: Sequence[str], given: str = "") -> None:
     """Run a command. Raises RuntimeError with what it wrote if it fails."""
-    done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)[-400:]} ended with {done.returncode}: {done.stdout}{done.stderr}")
 

@@ -24,7 +24,7 @@ from tests.deployment.compose_file import FOLDER, Mount, Service, document, serv
 
 #: Services whose program is not to be had here, and why.
 LEFT_OUT = {"grafana": "no package registry has it"}
-LOOK_S = 0.5
+LOOK_S = 1.0
 TEND_S = 0.05
 
 
@@ -113,11 +113,21 @@ class Installation:
         self._containers.pop(name).stop()
 
     def wait_until_ready(self, timeout_s: float = 600.0) -> None:
-        """Wait until all that is made is healthy, or has ended well. Raises RuntimeError if it is not."""
+        """Start what is made once those are ready that it needs, and wait until everything is: healthy, or ended well.
+        Raises RuntimeError if it is not."""
+        ready: set[str] = set()
         deadline = time.monotonic() + timeout_s
-        while not self._advance():
+        while missing := self._containers.keys() - ready:
+            if self._failure is not None:
+                raise self._failure
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not healthy after {timeout_s:g} s: {', '.join(self._unready())}")
+                raise RuntimeError(f"not ready after {timeout_s:g} s: {', '.join(sorted(missing))}")
+            for name in missing:
+                one = self[name]
+                if not one.wanted and one.exit_code is None and one.service.needs.keys() <= ready:
+                    one.wanted = True
+                elif is_ready(one):
+                    ready.add(name)
             time.sleep(LOOK_S)
 
     def stop(self) -> None:
@@ -164,27 +174,6 @@ class Installation:
                 nothing = subprocess.DEVNULL  # a client that closes its side first is no error
                 self._relays.append(subprocess.Popen([*BOUND, *words], stdin=nothing, stderr=nothing))
 
-    def _advance(self) -> bool:
-        """Start what can be started now. Whether everything is ready."""
-        if self._failure is not None:
-            raise self._failure
-        for one in self._containers.values():
-            needs = one.service.needs.items()
-            if not one.wanted and one.exit_code is None and all(self._is(other, how) for other, how in needs):
-                one.wanted = True
-        return not self._unready()
-
-    def _unready(self) -> list[str]:
-        return [name for name, one in self._containers.items() if not self._is(name, wanted_condition(one.service))]
-
-    def _is(self, name: str, condition: str) -> bool:
-        one = self._containers[name]
-        if condition == "service_completed_successfully":
-            if one.exit_code:
-                raise RuntimeError(f"{name} ended with {one.exit_code}: {one.log.read_text()[-2000:]}")
-            return one.exit_code == 0
-        return one.is_healthy()
-
     def _tend(self) -> None:
         try:
             while not self._ended.wait(TEND_S):
@@ -207,5 +196,10 @@ def image_of(service: Service) -> str:
     return service.target or service.image.rpartition(":")[0]
 
 
-def wanted_condition(service: Service) -> str:
-    return "service_healthy" if service.health is not None else "service_completed_successfully"
+def is_ready(one: Container) -> bool:
+    """Whether those can start that need it. Raises RuntimeError if one without a health check ended with an error."""
+    if one.service.health is not None:
+        return one.is_healthy()
+    if one.exit_code:
+        raise RuntimeError(f"{one.name} ended with {one.exit_code}: {one.log.read_text()[-2000:]}")
+    return one.exit_code == 0

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.cluster.host import Host, checked
+from tests.cluster.host import BOUND, Host, checked
 from tests.cluster.root import Bind, Root
 from tests.deployment.dockerfile import Image, images
 
@@ -115,7 +115,7 @@ class Layers:
         given = {"HOME": "/root", **image.environment, **BUILD, **python}
         words = [f"{name}={value}" for name, value in given.items()]
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        checked(self._host.inside("env", "-i", *words, *namespaces, "sh", "-c", script))
+        checked([*BOUND, *self._host.inside("env", "-i", *words, *namespaces, "sh", "-c", script)])
 
     def _copy(self, sources: Sequence[str], view: Sequence[Path], into: str, written: Path) -> None:
         """Of a folder, what is in it is copied. `view` is the folder whose files are copied, or layers of one."""
