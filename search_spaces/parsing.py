@@ -26,6 +26,7 @@ _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
 #: NUL and lone surrogates, which databases refuse in a text.
 NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_DIGITS = 100  # of a whole number: a longer one is not shown
+_NAMES = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "nothing"}
 TOO_LARGE = "must be a whole number of at most 2^53"
 MAX_CONVERTED_DIGITS = 4_000  # Python converts at most 4,300, because the time grows with the square
 JSON_TYPES = frozenset({"application/json"})
@@ -50,7 +51,7 @@ def read(body: bytes, media_type: str) -> dict[str, Any]:
         _refuse(f"must have at most {MAX_BYTES} bytes (got {len(body)})")
     text = _decode(body)
     if not text.strip():
-        _refuse("must be a spec (got an empty document)")
+        _refuse("must be a mapping of fields (got an empty document)")
     try:
         data = _json(text) if media_type in JSON_TYPES else _yaml(text)
         fault = _fault(data)
@@ -60,7 +61,7 @@ def read(body: bytes, media_type: str) -> dict[str, Any]:
         rule, path = fault
         _refuse(rule, "document" if rule == _TOO_DEEP else ascii(path.removeprefix("."))[1:-1] or "document")
     if not isinstance(data, dict):
-        _refuse(f"must be a mapping of fields (got {type(data).__name__})")
+        _refuse(f"must be a mapping of fields (got {_NAMES[type(data)]})")
     return data
 
 

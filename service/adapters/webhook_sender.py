@@ -27,6 +27,7 @@ from service.webhook_targets import Address, AllowedTargets, Target, TargetRefus
 #: For a name to be resolved by the system's resolver there is no limit here: it has its own.
 TIMEOUT_S = 10.0  # for everything else of a try
 MAX_BODY_BYTES = 2**14
+MAX_INTERIM_ANSWERS = 10
 MAX_ADDRESSES = 4  # of a target that are tried in one try
 
 #: The addresses of a host name, for a port. Raises OSError.
@@ -142,8 +143,22 @@ def _deadline(seconds: float) -> Iterator[_Deadline]:
         timer.join()
 
 
+class _Response(http.client.HTTPResponse):
+    """The final answer: http.client reads over no interim answer but 100 (RFC 9110, 15.2)."""
+
+    def begin(self) -> None:
+        for _ in range(MAX_INTERIM_ANSWERS):
+            super().begin()
+            if not 102 <= self.status < 200:  # after 101, the connection is no longer one of HTTP
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]
+        raise http.client.HTTPException("too many interim answers")
+
+
 class _PinnedConnection(http.client.HTTPConnection):
     """A connection to a target at one of these addresses, with the certificate of the target's name."""
+
+    response_class = _Response
 
     def __init__(
         self, target: Target, addresses: list[Address], context: ssl.SSLContext | None, deadline: _Deadline

@@ -8,7 +8,7 @@ Heavy modules are imported inside the commands, so that `rung --help` is fast.
 # Importing a module adds its commands; their order here is that of the help.
 # ruff: noqa: F401, I001
 import sys
-from io import TextIOBase, TextIOWrapper
+from io import BufferedWriter, RawIOBase, TextIOBase, TextIOWrapper
 from typing import Any
 
 from service.cli.terminal import app
@@ -47,12 +47,22 @@ class ClosedOutput(TextIOBase):
         raise OSError("standard output is closed")
 
 
+def _buffered(output: TextIOWrapper) -> TextIOWrapper:
+    """With PYTHONUNBUFFERED, Python writes once, and ignores that a full disk took only a part of what it was given."""
+    if not isinstance(raw := output.buffer, RawIOBase):
+        return output
+    encoding = output.encoding
+    output.detach()
+    return TextIOWrapper(BufferedWriter(raw), encoding, line_buffering=True)
+
+
 def main() -> None:
     """The entry point of the `rung` command."""
     if sys.stdout is None:
         sys.stdout = ClosedOutput()
-    if isinstance(sys.stdout, TextIOWrapper):  # some terminals cannot show every character
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout = _buffered(sys.stdout)
+        sys.stdout.reconfigure(errors="backslashreplace")  # some terminals cannot show every character
     try:
         app()
     except OSError as error:  # such as a full disk that standard output is written to

@@ -27,7 +27,7 @@ Fields = Annotated[
     list[str],
     typer.Argument(
         metavar="FIELD=VALUE...",
-        help="dotted field names with YAML values; null restores the default",
+        help="dotted field names with YAML values; null restores the default of a field that has one",
         show_default=False,
     ),
 ]

@@ -81,9 +81,9 @@ def change(
         given: dict[str, Any] = {"name": name, "email": email, "admin": admin, "disabled": disabled}
         changes = {field: value for field, value in given.items() if value is not None}
         if not changes:
-            from service.contract.errors import ConflictError
+            from service.contract.errors import ValidationFailedError
 
-            raise ConflictError("there is nothing to change: give --name, --email, --admin or --disabled")
+            raise ValidationFailedError("there is nothing to change: give --name, --email, --admin or --disabled")
         _show(client.identity.change_user(login, **changes), as_json)
 
 

@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
+from service.addresses import check_host
 from service.client.encoding import invalid, whole_number
 from service.client.token_store import origin_of
 from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, from_document, of_status
@@ -64,8 +65,9 @@ class HttpTransport:
     def __init__(self, url: str, token: str | None, timeout_s: float, transport: httpx.BaseTransport | None) -> None:
         if not isinstance(url, str):
             raise TypeError(f"url must be a string (got {type(url).__name__})")
-        if token and not (token.isascii() and token.isprintable()):
-            raise invalid("token", "must be printable ASCII text")
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise invalid("token", "must be printable ASCII text without spaces")
+        _check_url(url)
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._limits = RequestLimits(timeout_s)
@@ -81,7 +83,7 @@ class HttpTransport:
         except EnvironmentUnusableError as error:
             raise UnreachableError(f"cannot send requests to {self.url}: {error}") from None
         except httpx.InvalidURL as error:
-            raise NoAnswerError(f"url must be an http(s) URL (got {url!r}): {error}") from None
+            raise invalid("url", f"must be an http(s) URL: {error}", url) from None
 
     def close(self) -> None:
         self._http.close()
@@ -93,6 +95,8 @@ class HttpTransport:
             size = PAGE if left is None else min(PAGE, left)
             page: Any = self.get(cls, path, {**query, "limit": size, "cursor": cursor})
             yield page
+            if cursor is not None and page.next_cursor == cursor:
+                raise NotRungError(f"{self.url} is not a Rung service: its pages do not end")
             cursor = page.next_cursor
             left = None if left is None else left - len(page.items)
             if cursor is None:
@@ -182,6 +186,15 @@ class HttpTransport:
     def decode_object(self, response: httpx.Response) -> dict[str, Any]:
         data = self.decode_json(response)
         return data if isinstance(data, dict) else {"detail": str(data)}
+
+
+def _check_url(url: str) -> None:
+    try:
+        if not url.lower().startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        check_host(url)
+    except ValueError as error:
+        raise invalid("url", str(error), url) from None
 
 
 def _is_problem(response: httpx.Response) -> bool:

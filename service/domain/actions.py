@@ -212,8 +212,14 @@ def _merged(before: Controls, patch: dict[str, Any]) -> tuple[Controls, list[Pro
     except SpecError as error:
         wrong = {re.split(r"[.\[]", problem.field)[0] for problem in error.problems}
         valid = {name: value for name, value in new.items() if name in old and name not in wrong}
-        problems = [_named_as_control(problem) for problem in error.problems]
+        problems = [_named_as_control(_without_default(problem, patch)) for problem in error.problems]
         return validate({**old, **valid}, Controls), problems
+
+
+def _without_default(problem: Problem, patch: dict[str, Any]) -> Problem:
+    if problem.field in patch and patch[problem.field] is None:  # RFC 7396 removes it
+        return replace(problem, rule="must be a value, not null, because it has no default")
+    return problem
 
 
 def _named_as_control(problem: Problem) -> Problem:

@@ -6,6 +6,8 @@ anything, and must not know HTTP, Ray or MLflow.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -15,6 +17,7 @@ from sqlalchemy.orm import Session
 from search_spaces.controls import Controls
 from search_spaces.objective import Objective
 from search_spaces.replicates import is_replicate, replicate_number
+from search_spaces.sampling import count_distinct
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError
 from service.domain import experiments
@@ -26,7 +29,8 @@ class Facts:
     """What decides whether work is left. `evaluated_trial` is the trial that was last measured on the test set, or the
     best one where its replicates and those of others were compared, of which one was measured.
 
-    `exhaustive`: the searcher tries a finite number of combinations.
+    `exhaustive`: the searcher tries a finite number of combinations. `configurations`: how many different ones the
+    search space has, if that is known; infinite where trials of another search space were imported.
     """
 
     controls: Controls
@@ -36,6 +40,7 @@ class Facts:
     best_trial: int | None
     best_value: float | None
     evaluated_trial: int | None
+    configurations: float = math.inf
 
     def under(self, controls: Controls) -> Facts:
         """The same facts with other controls."""
@@ -70,6 +75,7 @@ def load_facts(session: Session, experiment: Experiment) -> Facts:
         best_trial=experiment.best_trial,
         best_value=experiment.best_value,
         evaluated_trial=_evaluated(session, experiment),
+        configurations=_configurations(experiment),
     )
 
 
@@ -84,9 +90,19 @@ def outlook(facts: Facts) -> Outlook:
     if goal is not None and facts.best_value is not None and facts.objective.reached(facts.best_value, goal):
         further = "increase" if facts.objective.mode == "max" else "lower"
         return Outlook(f"its goal of {goal:g} is reached; {further} or remove it to continue")
+    if facts.started == facts.configurations:  # more have run where an earlier version repeated some
+        everything = f"all {facts.started} configurations of the search space have run"
+        return Outlook(f"{everything}; `rung continue` starts a new experiment with a wider one")
     if facts.started >= facts.controls.num_samples:
         return Outlook(f"all {facts.started} trials have run; increase num_samples to continue")
     return Outlook()
+
+
+def _configurations(experiment: Experiment) -> float:
+    if experiment.source_id is None:
+        with contextlib.suppress(ConflictError):  # the spec of another version
+            return count_distinct(experiments.spec_of(experiment).search_space)
+    return math.inf
 
 
 def _evaluated(session: Session, experiment: Experiment) -> int | None:

@@ -46,7 +46,8 @@ class WebhookReceiver:
         self.url = f"http://127.0.0.1:{port}"
 
     def behave(self, how: str = "accept", status: int = 200) -> None:
-        """`accept`, `hang` (no answer), `drip` (a byte of a header at a time, for ever), `redirect`, `drop`."""
+        """`accept`, `hint` (two interim answers first), `hang` (no answer), `drip` (a byte of a header at a time, for
+        ever), `redirect`, `drop`."""
         self._control({"how": how, "status": status})
 
     def received(self) -> list[Received]:
@@ -118,7 +119,9 @@ def main() -> None:
                 self.send_response(302)
                 self.send_header("Location", f"http://{self.headers['Host']}/elsewhere")
                 self.end_headers()
-            elif how == "accept":
+            elif how in {"accept", "hint"}:
+                if how == "hint":
+                    self.wfile.write(2 * b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
                 self.answer(status, b"ok")
 
     with PromptServer(("127.0.0.1", 0), Handler) as server:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from search_spaces.protocol import API_PREFIX, sanitize_text
 from service.api import access, headers, pagination
@@ -25,9 +26,18 @@ from service.store.accounts import TEAM_CHARACTERS
 router = APIRouter(prefix=API_PREFIX, tags=["accounts"])
 
 
+def _check_month(text: str) -> str:
+    if not re.fullmatch(MONTH, text):
+        raise ValueError("must be a year and a month, such as 2026-11")
+    return text
+
+
+MonthText = Annotated[str, AfterValidator(_check_month), WithJsonSchema({"type": "string", "pattern": MONTH})]
+
+
 class UsageQuery(Paging):
-    month: str | None = Field(
-        None, pattern=MONTH, description="The month, in UTC; by default the current one.", examples=["2026-11"]
+    month: MonthText | None = Field(
+        None, description="The month, in UTC; by default the current one.", examples=["2026-11"]
     )
     by: UsageBy = Field(UsageBy.TEAM, description="What is summed up in each team.")
     team: str | None = Field(None, max_length=TEAM_CHARACTERS, pattern=TEXT, description="Only this team.")

@@ -92,6 +92,12 @@ def test_only_a_success_is_one(receiver: WebhookReceiver, status: int, delivered
     assert post(sender(), receiver.url) == Result(delivered, f"answered {status}", status)
 
 
+@pytest.mark.parametrize(("status", "delivered"), [(200, True), (503, False)])
+def test_interim_answers_are_not_the_answer(receiver: WebhookReceiver, status: int, delivered: bool) -> None:
+    receiver.behave("hint", status)
+    assert post(sender(), receiver.url) == Result(delivered, f"answered {status}", status)
+
+
 def test_no_redirect_is_followed(receiver: WebhookReceiver) -> None:
     receiver.behave("redirect")
     before = len(receiver.received())

@@ -69,8 +69,8 @@ SPECS: list[tuple[str, dict[str, Any], str, str]] = [
 
 #: Title, body, media type, the field that the answer names, and the beginning of its rule.
 BODIES: list[tuple[str, bytes, str, str, str]] = [
-    ("empty", b"", JSON, "document", "must be a spec (got an empty document)"),
-    ("empty yaml", b" \n", YAML, "document", "must be a spec (got an empty document)"),
+    ("empty", b"", JSON, "document", "must be a mapping of fields (got an empty document)"),
+    ("empty yaml", b" \n", YAML, "document", "must be a mapping of fields (got an empty document)"),
     ("malformed json", b'{"name": ', JSON, "document", "line 1, column 10: malformed JSON"),
     ("malformed yaml", b"name: [", YAML, "document", "line 1, column 8: malformed YAML"),
     ("a yaml bomb", BOMB.encode(), YAML, "document", "line 1, column 4: must not have anchors or aliases (got a)"),
@@ -134,8 +134,8 @@ BODIES: list[tuple[str, bytes, str, str, str]] = [
         "seed",
         "must be less than 2147483648 (got more than 100 digits)",
     ),
-    ("a list", b"[]", JSON, "document", "must be a mapping of fields (got list)"),
-    ("a string", b'"x"', JSON, "document", "must be a mapping of fields (got str)"),
+    ("a list", b"[]", JSON, "document", "must be a mapping of fields (got a list)"),
+    ("a string", b'"x"', JSON, "document", "must be a mapping of fields (got text)"),
     ("two documents", b"name: x\n---\nname: y\n", YAML, "document", "line 2, column 1: must be one document"),
 ]
 

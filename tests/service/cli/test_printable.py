@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -164,3 +165,13 @@ def test_what_is_printed_into_a_closed_output_is_an_error(prints: str) -> None:
     command = ["/bin/sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "rung: standard output is closed\n")
+
+
+def test_output_that_a_full_disk_cuts_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    command = [sys.executable, "-c", "import service.cli; service.cli.main()", "schema"]
+    limit = ["/bin/sh", "-c", 'ulimit -f 8; exec "$@" > "$0"', str(file), *command]  # blocks of 512 bytes
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(limit, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (1, "rung: [Errno 27] File too large\n")
+    assert file.stat().st_size == 4096

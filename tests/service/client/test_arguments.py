@@ -167,9 +167,12 @@ def test_invalid_arguments_raise_validation_failed_error(rung: Client, call: Any
 def test_invalid_arguments_of_a_client_are_refused() -> None:
     with pytest.raises(TypeError, match="url must be a string"):
         Client(None)  # type: ignore[arg-type]
-    for token in ("geheim\n", "größe"):
-        with pytest.raises(ValidationFailedError, match="token: must be printable ASCII text"):
+    for token in ("geheim\n", "größe", " ", "two words"):
+        with pytest.raises(ValidationFailedError, match="token: must be printable ASCII text without spaces"):
             Client("http://127.0.0.1:9", token)
+    for url in ("127.0.0.1:9", "ftp://127.0.0.1", "http://127.0.0.1:99999", "http://"):
+        with pytest.raises(ValidationFailedError, match="url: must "):
+            Client(url)
 
 
 def test_the_text_of_an_error_has_every_field_with_its_valid_values(rung: Client) -> None:

@@ -10,7 +10,10 @@ from service.store.models import Experiment
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
-TEN = {"searcher": {"kind": "random", "num_samples": 10}}
+TEN = {
+    "searcher": {"kind": "random", "num_samples": 10},
+    "search_space": {"label_smoothing": {"uniform": [0.0, 0.1]}},
+}
 
 
 def url(experiment_id: str, *more: object) -> str:

@@ -11,7 +11,10 @@ from service.store.models import Experiment
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores(slow=True)
-TEN = {"searcher": {"kind": "random", "num_samples": 10}}
+TEN = {
+    "searcher": {"kind": "random", "num_samples": 10},
+    "search_space": {"label_smoothing": {"uniform": [0.0, 0.1]}},
+}
 
 
 def url(experiment_id: str, *more: object) -> str:
@@ -55,6 +58,26 @@ def test_num_samples_of_a_grid_must_not_exceed_its_combinations(world: World) ->
     refused = world.patch(one, num_samples=4)
     assert refused.json()["errors"][0]["rule"] == "must be at most 3, the number of combinations of the grid"
     assert world.patch(one, num_samples=3).status_code == 200
+
+
+def test_num_samples_has_no_default(world: World) -> None:
+    refused = world.patch(world.submit(**TEN), num_samples=None, max_restarts=None)
+    (error,) = refused.json()["errors"]
+    assert (error["field"], error["rule"]) == ("num_samples", "must be a value, not null, because it has no default")
+
+
+def test_a_space_that_was_tried_as_a_whole_needs_no_more_samples(world: World) -> None:
+    three = {
+        "search_space": {"batch_size": {"choice": [32, 64, 128]}},
+        "searcher": {"kind": "random", "num_samples": 4},
+    }
+    one = world.ended(done=3, **three)
+    view = world.patch(one, num_samples=10).json()
+    assert view["state"] == "COMPLETED"
+    assert view["warnings"][-1] == (
+        "num_samples changed, but the experiment stays completed: all 3 configurations of the search space have run; "
+        "`rung continue` starts a new experiment with a wider one"
+    )
 
 
 def test_every_problem_of_a_patch_is_reported(world: World) -> None:

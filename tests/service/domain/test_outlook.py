@@ -28,6 +28,8 @@ LOSS = Objective(metric="validation_loss", mode="min")
         (DONE, "all 10 trials have run; increase num_samples to continue"),
         (replace(DONE, started=9), ""),
         (replace(DONE, started=12), "all 12 trials have run; increase num_samples to continue"),
+        (replace(DONE, started=9, configurations=9.0), "all 9 configurations of the search space have run; `rung cont"),
+        (replace(DONE, started=9, configurations=10.0), ""),
         (replace(DONE, evaluated_trial=None), ""),
         (replace(DONE, evaluated_trial=2), ""),
         (replace(DONE, best_trial=None, best_value=None, evaluated_trial=None, started=0), ""),
