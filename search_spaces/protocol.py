@@ -395,6 +395,10 @@ class Heartbeat(Message):
     excluded_nodes: Annotated[list[NodeId], FailFast(), AtMost(MAX_NODES)] = Field(
         default_factory=list, description="Ids of the nodes that the experiment does not use: others get their slots."
     )
+    leaving_nodes: Annotated[list[NodeId], FailFast(), AtMost(MAX_NODES)] = Field(
+        default_factory=list,
+        description="Ids of the nodes that have announced their end: no experiment gets slots there.",
+    )
     packing: Packing | None = Field(
         None, description="With `gpus_per_trial: auto`: how many trials share a GPU, once it is measured."
     )

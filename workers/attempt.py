@@ -245,6 +245,7 @@ class ExperimentAttempt:
         )
         self._heartbeat.notice = self._callback.notice
         self._heartbeat.excluded_nodes = self._callback.excluded_nodes
+        self._heartbeat.leaving_nodes = self._callback.leaving_nodes
         self._run_trials(self._launch, self._spec, self._recorder, self._callback, self._evaluation.prepare)
         self._controls = self._callback.controls
         self._outcome = self._callback.outcome or stop_conditions.exhausted(

@@ -49,8 +49,9 @@ TOO_LARGE = 413
 class HeartbeatThread:
     """Sends a heartbeat every `launch.heartbeat_s`, and soon after `wake`.
 
-    `phase` and `reason` are what the next one reports, with `excluded_nodes()`, and `notice()` while the attempt runs;
-    `directives` are the newest, with the newest controls. Before `report_trials` a heartbeat reports no trials.
+    `phase` and `reason` are what the next one reports, with `excluded_nodes()`, `leaving_nodes()`, and `notice()` while
+    the attempt runs; `directives` are the newest, with the newest controls. Before `report_trials` a heartbeat reports
+    no trials.
     """
 
     def __init__(self, launch: LaunchConfig, fence: Fence) -> None:
@@ -79,6 +80,7 @@ class HeartbeatThread:
         self.reason = ""
         self.notice: Callable[[], str] = lambda: ""
         self.excluded_nodes: Callable[[], list[str]] = list
+        self.leaving_nodes: Callable[[], list[str]] = list
         self.directives = Directives(
             slots=launch.slots,
             slot_nodes=launch.slot_nodes,
@@ -208,6 +210,7 @@ class HeartbeatThread:
                 "blocked": self._blocked and is_last,
                 "trials": updates,
                 "excluded_nodes": self.excluded_nodes()[:MAX_NODES],
+                "leaving_nodes": self.leaving_nodes()[:MAX_NODES],
                 "packing": recorder and recorder.packing(),
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,

@@ -41,7 +41,8 @@ def start(session: Session, experiment: Experiment, slots: int, now: datetime) -
     experiments.move(session, experiment, State.RUNNING, now)
     token = secrets.token_urlsafe(32)
     experiment.attempt += 1
-    experiment.slots, experiment.phase, experiment.excluded_nodes = slots, Phase.STARTING, None
+    experiment.slots, experiment.phase = slots, Phase.STARTING
+    experiment.excluded_nodes = experiment.leaving_nodes = None
     attempt = Attempt(
         id=attempt_id(experiment.id, experiment.attempt),
         experiment_id=experiment.id,

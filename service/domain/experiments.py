@@ -47,6 +47,7 @@ WITHOUT_SPEC = load_only(
         Experiment.reason,
     ),
     *(Experiment.attempt, Experiment.priority, Experiment.excluded_nodes, Experiment.waits_for, Experiment.stop_epochs),
+    Experiment.leaving_nodes,
     *(Experiment.team_id, Experiment.owner_id, Experiment.owner, Experiment.pool, Experiment.pool_nodes),
     Experiment.packing,
 )

@@ -64,6 +64,7 @@ def handle_heartbeat(
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
     experiment.mlflow_view = heartbeat.mlflow_view or experiment.mlflow_view
     experiment.excluded_nodes = heartbeat.excluded_nodes or None
+    experiment.leaving_nodes = heartbeat.leaving_nodes or None
     _write_packing(experiment, heartbeat.packing)
     _write_trials(session, experiment, attempt, heartbeat.trials, replacement.now)
     had_reached_goal = experiments.has_reached_goal(experiment)

@@ -92,7 +92,9 @@ def assign_slots(
     progress = _read_progress(session, [one.id for one in chain(driven, *candidates.values())])
     since = timer.observe([_holding(experiment, progress[experiment.id]) for experiment in driven])
     max_drivers = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
-    seen = _Seen(now, progress, since, trial_nodes, budgets.watch(session, now), limits.park_s, max_drivers)
+    spent = budgets.watch(session, now)
+    leaving = frozenset(chain.from_iterable(one.leaving_nodes or () for one in driven))
+    seen = _Seen(now, progress, since, trial_nodes, spent, leaving, limits.park_s, max_drivers)
     least = {name: one.min_drivers for name, one in terms.items()}
     places = DriverPlaces(limits.max_drivers, least, (experiment.pool for experiment in driven))
     shared: dict[str, _Shared] = {}
@@ -135,13 +137,15 @@ def assign_slots(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a pass has read of all pools. `spent`: teams without a budget that is left."""
+    """What a pass has read of all pools. `spent`: teams without a budget that is left. `leaving`: nodes that end soon,
+    as any driver knows."""
 
     now: datetime
     progress: Mapping[str, _Progress]
     since: Mapping[str, Since]
     trial_nodes: Mapping[str, Sequence[str]]
     spent: Collection[str]
+    leaving: frozenset[str]
     park_s: float
     max_drivers: int
 
@@ -207,7 +211,7 @@ def _share(
         protected = has_run_s is not None and experiment.slots > 0 and has_run_s < terms.min_run_s
         try:
             held = seen.trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
-            demand = _demand(experiment, seen.progress[experiment.id], cluster)
+            demand = _demand(experiment, seen.progress[experiment.id], cluster, seen.leaving)
             demands[experiment.id] = replace(demand, protected=protected, held=tuple(held))
             if experiment.packing is not None and experiment.gpus_per_trial is None and cluster.gpus:
                 experiment.gpus_per_trial = demand.gpus  # from now on it waits for a GPU, also while there is none
@@ -318,7 +322,7 @@ def _read_progress(session: Session, ids: list[str]) -> dict[str, _Progress]:
     return found
 
 
-def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> Demand:
+def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster, leaving: frozenset[str]) -> Demand:
     """What an experiment demands. Raises ValidationError if this version cannot read it."""
     cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
     if cpus is None:  # the size was not stored as a number
@@ -339,7 +343,7 @@ def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> De
         most=min(most, controls.max_concurrent_trials or most),
         running=is_driven,
         priority=controls.priority,
-        excluded=frozenset(experiment.excluded_nodes or ()) if is_driven else frozenset(),
+        excluded=leaving.union(experiment.excluded_nodes or ()) if is_driven else leaving,
         gpu_types=experiment.allowed_gpu_types,
         placement=experiment.placement_rule,
         team=experiment.team_id,

@@ -54,12 +54,12 @@ class Experiment(Base):
     then; afterwards `gpus_per_trial` is their share.
     `pool_nodes` is the rule (`search_spaces.pool_nodes`) by which its driver places trials, null before its first one.
     `slot_nodes` has the number of its slots by the id of their node, null where Ray chooses the nodes.
-    `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
-    experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
-    `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
-    `mlflow_workspace` is the workspace that has its runs; null where MLflow had none when it began. `spec_overview` has
-    the fields IN_LISTS of `spec`, which may be large, and the kinds of `models` that it searches; null if an earlier
-    version has written the row since.
+    `excluded_nodes` are ids of nodes that the newest attempt does not use, `leaving_nodes` of those that end soon.
+    `source_team_id` is the team of the experiment that this one continues, when it began. `owner` is the login of
+    `owner_id`. `waits_for` is the name of a `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials
+    beyond its slots leave their epoch. `mlflow_workspace` is the workspace that has its runs; null where MLflow had
+    none when it began. `spec_overview` has the fields IN_LISTS of `spec`, which may be large, and the kinds of `models`
+    that it searches; null if an earlier version has written the row since.
     """
 
     __tablename__ = "experiments"
@@ -118,6 +118,7 @@ class Experiment(Base):
     pool_nodes: Mapped[dict[str, Any] | None]
     slot_nodes: Mapped[dict[str, Any] | None]
     excluded_nodes: Mapped[list[str] | None]
+    leaving_nodes: Mapped[list[str] | None]
     mlflow_view: Mapped[str | None] = mapped_column(String(64))
     team_id: Mapped[str] = mapped_column(
         String(TEAM_CHARACTERS), ForeignKey("teams.id"), default=DEFAULT_TEAM, server_default=DEFAULT_TEAM

@@ -76,8 +76,12 @@ def test_nodes_that_are_not_used_are_reported(service: Any, heartbeat: Heartbeat
     assert heartbeat.send()
     heartbeat.excluded_nodes = lambda: [f"{number:056x}" for number in range(MAX_NODES + 1)]
     assert heartbeat.send()
-    first, second = (message.excluded_nodes for message in service.heard)
-    assert (first, len(second), second[0]) == ([], MAX_NODES, "0" * 56)
+    heartbeat.excluded_nodes, heartbeat.leaving_nodes = list, lambda: ["w1"]
+    assert heartbeat.send()
+    first, second, third = service.heard
+    assert (first.excluded_nodes, first.leaving_nodes) == ([], [])
+    assert (len(second.excluded_nodes), second.excluded_nodes[0]) == (MAX_NODES, "0" * 56)
+    assert (third.excluded_nodes, third.leaving_nodes) == ([], ["w1"])
 
 
 def test_a_run_of_a_trial_that_the_journal_lost_is_not_reported(

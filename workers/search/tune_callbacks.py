@@ -115,6 +115,10 @@ class TuneCallback(Callback):
         """Ray's ids of the nodes that the search does not use."""
         return self._nodes.excluded() if self._nodes else []
 
+    def leaving_nodes(self) -> list[str]:
+        """Ray's ids of those among them that have announced their end."""
+        return sorted(self._nodes.leaving.ids) if self._nodes else []
+
     def slot_nodes(self) -> Mapping[str, int]:
         """Number of slots by the node where they are, as the service has chosen, of the nodes that the search uses;
         empty where Ray chooses."""

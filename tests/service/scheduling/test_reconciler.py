@@ -175,6 +175,23 @@ def test_a_higher_priority_is_launched_first(world: World) -> None:
     assert [world.show(i)["state"] for i in (two, three)] == ["QUEUED", "RUNNING"]
 
 
+def test_a_node_that_leaves_is_given_to_nobody_once_any_driver_knows(world: World) -> None:
+    """A node that only one of them cannot use is another matter."""
+    one = world.started()
+    world.beat(one, {"phase": "searching", "excluded_nodes": ["l"], "leaving_nodes": ["l"]})
+    other, third = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 1})
+    world.reconciler.reconcile_once()
+    assert [world.show(i)["slots"] for i in (one, other, third)] == [1, 1, 0]
+    assert world.show(third)["reason"].startswith("waiting for a node with 1 GPU")
+    world.beat(one, {"phase": "searching"})
+    world.reconciler.reconcile_once()
+    assert sum(world.show(i)["slots"] for i in (one, other, third)) == 10
+    world.beat(one, {"phase": "searching", "leaving_nodes": ["l"]})
+    world.beat(one, {"phase": "completed"})
+    world.reconciler.reconcile_once()
+    assert sum(world.show(i)["slots"] for i in (other, third)) == 10, "the driver that knew has ended"
+
+
 def test_slots_of_nodes_that_a_driver_does_not_use_go_to_others(world: World) -> None:
     """Its next attempt may use them again, and so may a driver of an earlier version, which names none."""
     one, other = world.started(), world.started()

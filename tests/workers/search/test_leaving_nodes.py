@@ -50,7 +50,7 @@ def test_trials_leave_at_the_end_of_their_epoch(now: Search, clock: Clock, clust
     announce(now, clock, cluster, math.inf)
     assert now.tune.live == [first, second, third]
     assert now.callback.notice() == "node w1 ends soon, so its trials leave it"
-    assert now.callback.excluded_nodes() == ["w1"]
+    assert (now.callback.excluded_nodes(), now.callback.leaving_nodes()) == (["w1"], ["w1"])
     assert [now.tune.report(one, 1, 0.5) for one in (first, third)] == [TrialScheduler.STOP, TrialScheduler.CONTINUE]
     assert now.states() == ["PAUSED", "RUNNING", "RUNNING"]
     again = now.tune.start()
