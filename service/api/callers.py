@@ -30,7 +30,7 @@ OBJECTS = ("{experiment_id}", "{team}")
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="token",
-    description="The token of a person or a program, as `rung login` and `rung token create` give it.",
+    description="The token of a person or a program: `rung token create NAME` prints one.",
 )
 
 

@@ -185,6 +185,10 @@ def _methods(client: Client) -> AuthMethods:
 def _sign_in(client: Client, methods: AuthMethods, login: str | None, device: bool | None, days: int) -> SignedIn:
     from service.contract.errors import ConflictError
 
+    if login is not None and device is not None:
+        raise ConflictError(
+            "--login signs in with a password, --device and --browser with an OpenID provider: give one"
+        )
     name = f"rung login on {platform.node() or 'an unnamed machine'}"
     if methods.oidc is not None and login is None:
         obtained = _obtain(client, methods.oidc, device)

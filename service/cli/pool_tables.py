@@ -62,6 +62,8 @@ def _labels(view: PoolView) -> str:
 
 
 def _capacity(view: PoolView) -> str:
+    if view.nodes == 0:
+        return "nothing"
     return "unknown" if view.capacity is None else f"{view.capacity:g} {view.unit}"
 
 

@@ -34,7 +34,8 @@ def queue(
         for line in queue_lines(found):
             echo(line)
         if found.waiting_of_others:
-            echo(f"of other teams, {counted(found.waiting_of_others, 'more experiment')} wait")
+            others = counted(found.waiting_of_others, "more experiment waits", "more experiments wait")
+            echo(f"of other teams, {others}")
         if (more := found.waiting - len(found.items)) > 0:
             echo(f"{counted(more, 'more experiment')}: --limit N shows N", err=True)
 

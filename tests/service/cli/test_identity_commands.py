@@ -212,6 +212,13 @@ def test_a_provider_that_cannot_be_trusted_is_not_asked(run: Run, server: Record
     assert "its issuer must be an https URL, or an http URL of this machine (got http://192.0.2.1)" in result.stderr
 
 
+def test_a_password_needs_no_provider(run: Run, server: Recorded, provider: OpenIdProvider) -> None:
+    result = run("login", "--login", "alice", "--device", input="correct horse battery\n")
+    assert result.exit_code == 1
+    assert "--login signs in with a password, --device and --browser with an OpenID provider" in result.stderr
+    assert f"POST {API}/auth/login" not in [f"{one.method} {one.path}" for one in server.requests]
+
+
 def test_a_refusal_names_the_next_step(run: Run, server: Recorded, tmp_path: Path) -> None:
     server.answers[f"GET {API}/experiments"] = (401, NOT_SIGNED_IN)
     result = run("list")

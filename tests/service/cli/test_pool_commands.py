@@ -110,3 +110,4 @@ def test_an_administrator_makes_and_deletes_a_pool(run: Run) -> None:
 def test_a_pool_without_nodes_has_none(run: Run) -> None:
     made = run("pool", "create", "big", "--label", "size=big")
     assert ["nodes", "0"] in rows(made), "a capacity that is not known has no part of the line"
+    assert ["big", "size=big", "none", "nothing", "0"] in rows(run("pool", "list"))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.domain.cluster import Cluster, Node
 from service.presentation.text import duration
+from tests.support.accounts import Accounts, signed_in
 from tests.support.world import World
 
 
@@ -37,6 +38,19 @@ def test_the_queue_says_what_each_experiment_waits_for(world: World, runner: Cli
     assert shown.stderr == "1 more experiment: --limit N shows N\n"
     found = json.loads(runner.invoke(app, ["queue", "--json"]).stdout)
     assert [item["experiment_id"] for item in found["items"]] == [two, three]
+
+
+def test_the_queue_counts_what_waits_of_other_teams(world: World, accounts: Accounts, runner: CliRunner) -> None:
+    world.launcher.nodes = Cluster()
+    accounts.team("vision")
+    accounts.team("speech")
+    eve, bob = accounts.person("eve", speech="viewer"), accounts.person("bob", vision="member")
+    with signed_in(world.client, bob) as sender:
+        for number, counted in enumerate(("1 more experiment waits", "2 more experiments wait")):
+            assert sender.post("/api/v1/experiments", json={"name": f"n{number}"}).status_code == 201
+            world.reconciler.reconcile_once()
+            shown = runner.invoke(app, ["queue"], env={"RUNG_TOKEN": eve})
+            assert shown.output == f"no experiment of your teams waits\nof other teams, {counted}\n"
 
 
 def test_the_cluster_shows_nodes_and_the_slots_of_what_runs(world: World, runner: CliRunner) -> None:
