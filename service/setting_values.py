@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from search_spaces.storage.addresses import bucket_of
 from search_spaces.storage.base import check_root
-from search_spaces.storage.s3 import bucket_of
 from service import node_kinds
 from service.addresses import check_host, is_loopback
 from service.webhook_targets import AllowedTargets

@@ -59,8 +59,8 @@ class Settings(BaseModel):
     database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
     storage_root: StorageRoot = Field(
         "",
-        description="Folder of journals, checkpoints and logs, or the URL (`scheme://...`) of another storage. Must be "
-        "valid on all nodes.",
+        description="Folder of journals, checkpoints and logs, or the address (`s3://...`, `gs://...`, `az://...`) of "
+        "a bucket. Must be valid on all nodes.",
     )
     data_root: Folder = Field(Path(), description="Folder of the data sets, as workers see it.")
     data_root_shared: bool = Field(
@@ -70,8 +70,8 @@ class Settings(BaseModel):
     )
     data_buckets: Addresses = Field(
         "",
-        description="Addresses such as `s3://pictures/sets`, separated by commas, below which data sets may be. "
-        "Without one, specs may name no bucket.",
+        description="Addresses of buckets, such as `s3://pictures/sets`, separated by commas, below which data sets "
+        "may be. Without one, specs may name no bucket.",
     )
     cache_root: Folder = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
 

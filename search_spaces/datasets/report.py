@@ -18,7 +18,7 @@ class DataReport(BaseModel):
 
     name: str = Field(description="Name of the data set, as in the spec.")
     path: str | None = Field(
-        None, description="Folder of the images, relative to the workers' data root, or `s3://bucket/path`."
+        None, description="Folder of the images, relative to the workers' data root, or its address in a bucket."
     )
     classes: list[str] = Field(description="Names of the classes, in the order of the network's outputs.")
     counts: dict[str, list[int]] = Field(

@@ -5,7 +5,7 @@ the service and the workers use it. It must not know a backend, nor what the dat
 
 A backend is one module of this package with three functions: `check_root(address: str) -> str`, `open_root(address:
 str) -> StorageRoot` and `open_storage(address: str) -> ExperimentStorage`, which do what those of this module do. The
-scheme of an address names the module: `s3://bucket/path` would be opened by `s3.py`. An address without a scheme is a
+scheme of an address names the module: `s3://bucket/path` is opened by `s3.py`. An address without a scheme is a
 folder. Addresses are shown to users, so they must hold no password. `tests/support/contracts/storage.py`
 tests a backend.
 """
@@ -287,14 +287,19 @@ def open_root(address: str) -> StorageRoot:
     return opened
 
 
+def backends() -> dict[str, ModuleType]:
+    """All modules of backends, by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(storage.__path__))
+    return {name: module for name in names if (module := _module(name))}
+
+
 def _backend(address: str) -> ModuleType:
     scheme, separator, _ = address.partition("://")
     name = scheme if separator else "folder"
     names = {module.name for module in pkgutil.iter_modules(storage.__path__)}
     if name in names and (backend := _module(name)):
         return backend
-    known = ", ".join(sorted(one for one in names if _module(one)))
-    raise ValueError(f"the scheme of a storage address must be one of {known} (got {name!r})")
+    raise ValueError(f"the scheme of a storage address must be one of {', '.join(backends())} (got {name!r})")
 
 
 def _module(name: str) -> ModuleType | None:

@@ -229,7 +229,7 @@ class ObjectJournalWriter:
                 if present == content:  # the library has repeated a request that had succeeded
                     return line
                 if present == earlier:  # its caller was told that it was not added
-                    self._bucket.replace(line_key(number), content, found.version)
+                    self._bucket.replace(found, content)
                     return line
                 other = decoded(present or b"")
                 self._unsure = earlier

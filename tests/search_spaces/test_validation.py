@@ -175,8 +175,8 @@ ITEMS = (
         (
             {"name": "x", "dataset": {"name": "image_folder", "path": "../up"}},
             [
-                "dataset.path: must be a relative path without '..' inside the workers' data root, or s3://BUCKET/PATH "
-                '(got "../up")'
+                "dataset.path: must be a relative path without '..' inside the workers' data root, or "
+                'az://CONTAINER/PATH or gs://BUCKET/PATH or s3://BUCKET/PATH (got "../up")'
             ],
         ),
         (

@@ -16,7 +16,7 @@ BUCKET = "rung-tests"
 @contextmanager
 def running_s3(port: int | None = None) -> Iterator[Mapping[str, str]]:
     """A server with an empty bucket BUCKET. Yields the environment variables by which clients reach it."""
-    port = port or _free_port()
+    port = port or free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
@@ -47,7 +47,7 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"the S3 server at {url} has not started; `make test` installs it, the package moto")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

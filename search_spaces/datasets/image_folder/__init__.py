@@ -20,7 +20,7 @@ from search_spaces.datasets.image_folder.listing import Limits, TooManyEntriesEr
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
 from search_spaces.problems import Problem, shorten
-from search_spaces.storage.s3 import SCHEME, bucket_of
+from search_spaces.storage.addresses import bucket_of, forms, is_in_bucket
 
 #: Gray levels that transparent pixels are drawn on.
 BACKGROUNDS = {"white": 255, "gray": 128, "black": 0}
@@ -29,7 +29,7 @@ LIMITS = Limits(entries=20_000, opened=2_000)
 
 
 def _inside_root(path: str) -> str:
-    if path.startswith(SCHEME):
+    if is_in_bucket(path):
         try:
             return bucket_of(path).address()
         except ValueError as error:
@@ -38,7 +38,8 @@ def _inside_root(path: str) -> str:
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\x00" in path:
         raise PydanticCustomError(
             "data_path",
-            "must be a relative path without '..' inside the workers' data root, or s3://BUCKET/PATH",
+            "must be a relative path without '..' inside the workers' data root, or {forms}",
+            {"forms": forms()},
         )
     return path
 
@@ -73,7 +74,8 @@ class ImageFolder(DatasetSpec):
     input_note: ClassVar[str] = "The classes are in the order of the folders' names."
     name: Literal["image_folder"] = "image_folder"
     path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)] = Field(
-        description="Folder of the images, relative to the workers' data root, or in a bucket: `s3://bucket/path`."
+        description="Folder of the images, relative to the workers' data root, or in a bucket: `s3://bucket/path`, "
+        "`gs://bucket/path` or `az://container/path`."
     )
     size: Annotated[Integer, Field(ge=8, le=512)] = Field(
         64, description="Side of the images after resizing, in pixels."
@@ -126,7 +128,7 @@ class ImageFolder(DatasetSpec):
 
     @property
     def address(self) -> str | None:
-        return self.path if self.path.startswith(SCHEME) else None
+        return self.path if is_in_bucket(self.path) else None
 
     def reader(self, data_root: Path) -> DatasetReader:
         return ImageFolderReader(self, data_root) if self.address is None else ImageBucketReader(self)

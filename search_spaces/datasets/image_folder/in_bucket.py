@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,9 @@ from search_spaces.datasets.base import DataError, DataUnavailableError, Destina
 from search_spaces.datasets.image_folder.listing import is_image_by_name, is_of_a_system
 from search_spaces.datasets.image_folder.reader import ImageFolderReader, meaning
 from search_spaces.phrases import counted, listed, quoted, shown
+from search_spaces.storage.addresses import bucket_of
 from search_spaces.storage.bucket import Bucket, Object
-from search_spaces.storage.s3 import bucket_of
+from search_spaces.storage.object_storage import missing_package
 
 if TYPE_CHECKING:
     from search_spaces.datasets.image_folder import ImageFolder
@@ -111,8 +111,8 @@ class ImageBucketReader:
 def listed_objects(bucket: Bucket, most: int | None = None) -> list[Object]:
     """The objects of a data set, sorted by name; only the first ones with `most`. Raises DataUnavailableError."""
     address = bucket.address()
-    if importlib.util.find_spec("obstore") is None:
-        raise DataUnavailableError(f"image_folder: {address} needs the package obstore: pip install 'rung[s3]'")
+    if missing := missing_package():
+        raise DataUnavailableError(f"image_folder: {address} {missing}")
     try:
         objects = (one for one in bucket.objects() if one.key and not one.key.endswith("/"))
         found = list(islice(objects, most))
@@ -121,7 +121,7 @@ def listed_objects(bucket: Bucket, most: int | None = None) -> list[Object]:
     except OSError as error:
         raise DataUnavailableError(
             f"image_folder: {address} cannot be listed ({error.strerror}); Ray's nodes need the address and the "
-            "credentials of the store in their environment (AWS_...)"
+            f"credentials of the store in their environment ({bucket.store.variables}...)"
         ) from error
     if not found:
         raise DataUnavailableError(

@@ -6,20 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.s3_server import BUCKET, running_s3
+from tests.support import azurite, gcs_server, s3_server
 
+#: Of each scheme: a server, and an empty bucket of it.
+SERVERS = {
+    "s3": (s3_server.running_s3, s3_server.BUCKET),
+    "gs": (gcs_server.running_gcs, gcs_server.BUCKET),
+    "az": (azurite.running_azurite, azurite.CONTAINER),
+}
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[None]:
-    with running_s3() as variables, pytest.MonkeyPatch.context() as patch:
+@pytest.fixture(scope="session", params=SERVERS)
+def bucket_address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a bucket that exists, in each object store."""
+    running, bucket = SERVERS[request.param]
+    with running() as variables, pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        yield
+        yield f"{request.param}://{bucket}"
 
 
 @pytest.fixture
-def s3_root(s3_server: None) -> str:
+def object_root(bucket_address: str) -> str:
     """The address of a root in a bucket, in which nothing is."""
-    return f"s3://{BUCKET}/tests-{os.getpid()}/{next(NUMBERS)}"
+    return f"{bucket_address}/tests-{os.getpid()}/{next(NUMBERS)}"

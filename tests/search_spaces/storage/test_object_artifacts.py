@@ -10,8 +10,8 @@ from pathlib import PurePath
 import pytest
 
 from search_spaces.storage import object_artifacts
-from search_spaces.storage.base import open_root
-from search_spaces.storage.s3 import S3Storage, open_storage
+from search_spaces.storage.base import open_root, open_storage
+from search_spaces.storage.object_storage import ObjectStorage
 from tests.support.contracts.artifact_store import content
 
 LOG = PurePath("logs/driver-a1.log")
@@ -19,14 +19,14 @@ WEIGHTS = PurePath("trials/00000/last.pt")
 
 
 @pytest.fixture
-def storage(s3_root: str) -> S3Storage:
-    open_root(s3_root).identify("a3f0")
-    storage = open_storage(f"{s3_root}/k3v9q2mz")
+def storage(object_root: str) -> ObjectStorage:
+    open_root(object_root).identify("a3f0")
+    storage = open_storage(f"{object_root}/k3v9q2mz")
     storage.create()
     return storage
 
 
-def test_a_log_is_read_while_it_is_written(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_read_while_it_is_written(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_artifacts, "UPLOAD_S", 0.02)
     with storage.artifacts.open_appender(LOG) as log:
         for text in (b"one\n", b"one\ntwo\n"):
@@ -37,7 +37,9 @@ def test_a_log_is_read_while_it_is_written(storage: S3Storage, monkeypatch: pyte
                 time.sleep(0.02)
 
 
-def test_a_long_log_has_several_parts_that_are_one_file(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_has_several_parts_that_are_one_file(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_artifacts, "PART_BYTES", 10)
     lines = [b"line %d\n" % number for number in range(9)]
     with storage.artifacts.open_appender(LOG) as log:
@@ -55,14 +57,14 @@ def test_a_long_log_has_several_parts_that_are_one_file(storage: S3Storage, monk
     assert list(storage.artifacts.list()) == []
 
 
-def test_two_processes_append_to_one_file(storage: S3Storage) -> None:
+def test_two_processes_append_to_one_file(storage: ObjectStorage) -> None:
     with storage.artifacts.open_appender(LOG) as one, storage.artifacts.open_appender(LOG) as other:
         one.write(b"one\n")
         other.write(b"other\n")
     assert sorted(content(storage.artifacts, LOG).splitlines()) == [b"one", b"other"]
 
 
-def test_a_large_file_is_read_in_blocks_while_it_stays(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_read_in_blocks_while_it_stays(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_artifacts, "IN_MEMORY_BYTES", 100)
     monkeypatch.setattr(object_artifacts, "BLOCK_BYTES", 64)
     weights = bytes(range(256))
@@ -78,7 +80,7 @@ def test_a_large_file_is_read_in_blocks_while_it_stays(storage: S3Storage, monke
 
 
 @pytest.mark.parametrize("name", ["a b.txt", "ä.txt", "50%.txt", "a#b?.txt", "a~[b].txt", "deep/er/x"])
-def test_files_of_a_folder_may_have_odd_names(storage: S3Storage, name: str) -> None:
+def test_files_of_a_folder_may_have_odd_names(storage: ObjectStorage, name: str) -> None:
     model = PurePath("model")
     with storage.artifacts.replace_folder(model) as folder:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,10 @@ from pathlib import PurePath
 import pytest
 
 from search_spaces.storage import object_journal
-from search_spaces.storage.base import BEGINNING, JournalDamagedError, WriterFencedError, open_root
+from search_spaces.storage.base import BEGINNING, JournalDamagedError, WriterFencedError, open_root, open_storage
 from search_spaces.storage.bucket import Bucket
 from search_spaces.storage.object_journal import ObjectJournal, chunk_key, line_key
-from search_spaces.storage.s3 import S3Storage, open_storage
+from search_spaces.storage.object_storage import ObjectStorage
 from tests.support.contracts.journal_backend import read_all
 
 CHUNK = 4
@@ -22,15 +22,15 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def storage(s3_root: str) -> S3Storage:
-    open_root(s3_root).identify("a3f0")
-    storage = open_storage(f"{s3_root}/k3v9q2mz")
+def storage(object_root: str) -> ObjectStorage:
+    open_root(object_root).identify("a3f0")
+    storage = open_storage(f"{object_root}/k3v9q2mz")
     storage.create()
     return storage
 
 
 @pytest.fixture
-def journal(storage: S3Storage) -> ObjectJournal:
+def journal(storage: ObjectStorage) -> ObjectJournal:
     return storage.journal
 
 
@@ -164,7 +164,7 @@ def test_a_line_that_failed_is_replaced_though_it_was_created(
     assert numbers(journal) == [0, 2, 3]
 
 
-def test_a_driver_that_outlives_its_experiment_leaves_no_line(storage: S3Storage) -> None:
+def test_a_driver_that_outlives_its_experiment_leaves_no_line(storage: ObjectStorage) -> None:
     writer = storage.journal.open_writer(1)
     writer.append({"n": 0})
     storage.remove()

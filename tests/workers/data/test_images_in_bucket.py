@@ -18,8 +18,8 @@ from search_spaces.datasets import ImageFolder
 from search_spaces.datasets.base import DataError, DatasetSpec, DataUnavailableError
 from search_spaces.datasets.image_folder import in_bucket
 from search_spaces.storage import bucket as bucket_module
+from search_spaces.storage.addresses import bucket_of
 from search_spaces.storage.bucket import Bucket
-from search_spaces.storage.s3 import bucket_of
 from tests.support.contracts.dataset_reader import DatasetReaderContract
 from workers.data.splits import Splits, load
 
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket in memory, with the same client: what S3 itself does is tested with the storage."""
     store = MemoryStore()
-    monkeypatch.setattr(bucket_module, "_store", lambda *_: store)
+    monkeypatch.setattr(bucket_module, "_client", lambda *_: store)
 
 
 @pytest.fixture
