@@ -298,5 +298,5 @@ def test_the_storage_is_no_place_of_data_sets(tmp_path: Path, buckets: str) -> N
     root = {"home": tmp_path, "storage_root": "s3://rung/team"}
     with pytest.raises(ValidationError, match=r"must not contain RUNG_STORAGE_ROOT|must be az://CONTAINER"):
         Settings(**root, data_buckets=buckets)
-    allowed = Settings(**root, data_buckets=" s3://rung/teams/ ,s3://pictures/a").allowed_data_buckets
-    assert allowed == ["s3://rung/teams", "s3://pictures/a"]
+    allowed = Settings(**root, data_buckets=" s3://rung/teams/ ,gs://rung/team,az://rung").allowed_data_buckets
+    assert allowed == ["s3://rung/teams", "gs://rung/team", "az://rung"]

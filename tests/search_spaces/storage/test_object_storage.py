@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,13 @@ def test_another_address_is_refused(scheme: str, rests: list[str]) -> None:
 def test_only_object_stores_have_buckets(address: str) -> None:
     with pytest.raises(ValueError, match=FORMS):
         bucket_of(address)
+
+
+def test_the_extra_keeps_its_first_name() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert extras["s3"] == ["rung[bucket]"]
+    assert [one.partition(">")[0] for one in extras["bucket"]] == ["obstore"]
 
 
 def test_a_bucket_that_is_missing_is_no_place_for_experiments(bucket_address: str) -> None:

@@ -257,7 +257,7 @@ def test_a_bucket_that_the_service_cannot_list_proves_nothing(tmp_path: Path, mo
     assert "cannot be listed (the credentials do not allow it)" in note
 
 
-@pytest.mark.parametrize("path", ["s3://", "s3://Birds", "s3://pictures/../x"])
+@pytest.mark.parametrize("path", ["s3://", "s3://Birds", "s3://pictures/../x", "gs://_birds", "az://birds--x"])
 def test_an_address_that_cannot_be_used_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="must be") as refused:
         ImageFolder(path=path)
