@@ -170,15 +170,17 @@ def _hidden_domains(value: Any, path: str, name: str) -> Iterator[Problem]:
             yield from _hidden_domains(item, f"{path}[{index}]", name)
 
 
-def _gpus(spec: ExperimentSpec) -> Iterator[Problem]:
-    """Not a rule of the field, because stored specs may have more."""
-    if (gpus := spec.resources.gpus or 0) > 1:
-        rule = "must be at most 1, because a trial trains on one GPU and would leave the others idle"
-        yield Problem("resources.gpus_per_trial", rule, gpus)
+def _compile(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Stored specs may break it: these trials are then not compiled."""
+    if spec.execution.compile and (spec.resources.gpus or 0) > 1:
+        rule = (
+            "must be false if resources.gpus_per_trial is more than 1, as only the training of one process is compiled"
+        )
+        yield Problem("execution.compile", rule, True)
 
 
 RULES = (
-    Rule(_gpus, ("resources",)),
+    Rule(_compile, ("execution", "resources")),
     Rule(_goal, ("objective",)),
     Rule(_early_stopping, ("early_stopping", "max_epochs")),
     Rule(_min_delta, ("early_stopping", "objective")),

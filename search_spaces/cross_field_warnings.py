@@ -42,6 +42,7 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
         _patience(spec),
         _momentum(spec),
         _validation(spec),
+        _processes(spec),
     )
     yield from map(str, chain.from_iterable(found))
 
@@ -160,3 +161,11 @@ def _validation(spec: ExperimentSpec) -> Iterator[Problem]:
         "is more than 1 % of the accuracy"
     )
     yield Problem("dataset.validation_fraction", rule, spec.dataset.validation_fraction)
+
+
+def _processes(spec: ExperimentSpec) -> Iterator[Problem]:
+    """With several GPUs, a trial has a process for each."""
+    cpus, gpus = spec.resources.cpus_per_trial, spec.resources.gpus or 0
+    if gpus > 1 and cpus < gpus:
+        rule = f"should be at least {gpus:g}, because each of the {gpus:g} GPUs of a trial has a process of its own"
+        yield Problem("resources.cpus_per_trial", rule, cpus)

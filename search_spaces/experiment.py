@@ -164,7 +164,7 @@ class TrialSpec(Spec):
     max_epochs: Annotated[Integer, Field(ge=1)] = Field(description=MAX_EPOCHS_TEXT)
     cpus: Annotated[Integer, Field(ge=1)] = Field(1, description="Number of CPUs.")
     gpus: Annotated[Number, Field(ge=0)] = Field(
-        0, description="Number of GPUs: 0 trains on CPUs; a share of one GPU, or 1."
+        0, description="Number of GPUs: 0 trains on CPUs; a share of one GPU, or a whole number."
     )
     execution: Execution = Field(Execution(), description=EXECUTION_TEXT)
     split_seed: Integer = Field(description="Seed of the validation split, the same for all trials of an experiment.")

@@ -18,6 +18,7 @@ from search_spaces.spec import Spec, field_error
 AUTO: Literal["auto"] = "auto"
 #: Where new trials of an experiment start.
 PlacementRule = Literal["pack", "spread"]
+GPUS_RULE = "must be auto, 0, between 0.01 and 1, or a whole number up to 16"
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
@@ -46,7 +47,7 @@ GpusPerTrial = Annotated[
     Discriminator(
         _form_of_gpus,
         custom_error_type="gpus_per_trial",
-        custom_error_message="must be auto, 0, or between 0.01 and 1",
+        custom_error_message=GPUS_RULE,
     ),
 ]
 
@@ -67,9 +68,10 @@ class Resources(Spec):
 
     gpus_per_trial: GpusPerTrial | None = Field(
         None,
-        description="Number of GPUs: 0, a share of one GPU from 0.01, or 1. With `auto`, the share with which trials "
-        "are fastest together is measured before the first one, or it is 0 if the pool has no GPU. Default: 1 if the "
-        "pool has any or can get any, otherwise 0. Stored experiments may have more than 1; new ones may not.",
+        description="Number of GPUs: 0, a share of one GPU from 0.01, or a whole number of GPUs of one node, on which "
+        "the trial is trained as on one, each with a part of every batch. With `auto`, the share with which trials are "
+        "fastest together is measured before the first one, or it is 0 if the pool has no GPU. Default: 1 if the "
+        "pool has any or can get any, otherwise 0.",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
     gpu_type: GpuTypes | None = Field(
@@ -103,7 +105,7 @@ class Resources(Spec):
         gpus = self.gpus
         # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
-            raise field_error("gpus_per_trial", "must be auto, 0, or between 0.01 and 1")
+            raise field_error("gpus_per_trial", GPUS_RULE)
         if gpus == 0 and self.gpu_type is not None:
             raise field_error("gpu_type", "must be left out where gpus_per_trial is 0")
         return self

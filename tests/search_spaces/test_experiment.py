@@ -110,10 +110,10 @@ def test_specs_are_frozen() -> None:
         (
             {"resources": {"gpus_per_trial": 1.5}},
             "resources.gpus_per_trial",
-            "must be auto, 0, or between 0.01 and 1",
+            "must be auto, 0, between 0.01 and 1, or a whole number up to 16",
         ),
-        ({"resources": {"gpus_per_trial": 1e-5}}, "resources.gpus_per_trial", "must be auto, 0, or between 0.01"),
-        ({"resources": {"gpus_per_trial": "all"}}, "resources.gpus_per_trial", "must be auto, 0, or between 0.01"),
+        ({"resources": {"gpus_per_trial": 1e-5}}, "resources.gpus_per_trial", "must be auto, 0, between 0.01"),
+        ({"resources": {"gpus_per_trial": "all"}}, "resources.gpus_per_trial", "must be auto, 0, between 0.01"),
         ({"resources": {"gpus_per_trial": True}}, "resources.gpus_per_trial", "must be a number"),
         ({"resources": {"gpus_per_trial": 17}}, "resources.gpus_per_trial", "must be at most 16"),
         ({"budget": {"wall_clock": "2 weeks"}}, "budget.wall_clock", "must be seconds, or a number with s, m, h or d"),
@@ -321,11 +321,13 @@ def test_gray_is_the_same_color_as_grey() -> None:
     assert spec.dataset.model_dump()["color"] == "grey"
 
 
-def test_a_trial_uses_one_gpu_at_most_and_older_specs_are_still_read() -> None:
+def test_a_trial_with_several_gpus_is_not_compiled_but_older_specs_are_still_read() -> None:
     document = {"name": "x", "resources": {"gpus_per_trial": 2}}
+    assert validate(document).resources.gpus == 2
+    document["execution"] = {"compile": True}
     with pytest.raises(SpecError) as caught:
         validate(document)
     (problem,) = caught.value.problems
-    assert (problem.field, problem.value) == ("resources.gpus_per_trial", 2)
-    assert "must be at most 1" in problem.rule
+    assert (problem.field, problem.value) == ("execution.compile", True)
+    assert "must be false if resources.gpus_per_trial is more than 1" in problem.rule
     assert read_spec(document).resources.gpus_per_trial == 2

@@ -200,7 +200,7 @@ ITEMS = (
         ),
         (
             {"name": "x", "resources": {"gpus_per_trial": 1.5}},
-            ["resources.gpus_per_trial: must be auto, 0, or between 0.01 and 1 (got 1.5)"],
+            ["resources.gpus_per_trial: must be auto, 0, between 0.01 and 1, or a whole number up to 16 (got 1.5)"],
         ),
         (
             {"name": "-x"},

@@ -222,3 +222,10 @@ def test_nesterov_momentum_without_momentum() -> None:
     only(warned(search_space=sgd(momentum=0.0, nesterov=True)), field, "no effect", "(got true)")
     assert warned(search_space=sgd(momentum=0.0)) == [], "nobody asked for it"
     assert warned(search_space=sgd(momentum={"choice": [0.0, 0.9]}, nesterov=True)) == []
+
+
+def test_fewer_cpus_than_processes_of_a_trial() -> None:
+    resources = {"gpus_per_trial": 4, "cpus_per_trial": 3}
+    only(warned(resources=resources), "resources.cpus_per_trial", "at least 4", "(got 3)")
+    assert warned(resources=resources | {"cpus_per_trial": 4}) == []
+    assert warned(resources={"gpus_per_trial": 1}) == []

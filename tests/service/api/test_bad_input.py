@@ -48,10 +48,10 @@ SPECS: list[tuple[str, dict[str, Any], str, str]] = [
         "must be finite for a grid",
     ),
     (
-        "more gpus than a trial can use",
-        {"name": "x", "resources": {"gpus_per_trial": 2}},
-        "resources.gpus_per_trial",
-        "must be at most 1, because a trial trains on one GPU",
+        "a compiled trial on several gpus",
+        {"name": "x", "resources": {"gpus_per_trial": 2}, "execution": {"compile": True}},
+        "execution.compile",
+        "must be false if resources.gpus_per_trial is more than 1",
     ),
     (
         "more cpus than a node",

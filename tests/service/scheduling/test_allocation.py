@@ -389,6 +389,13 @@ def test_a_trial_needs_its_resources_on_one_node() -> None:
     assert not is_large_enough((), Size.of(1, 0))
 
 
+def test_the_gpus_of_a_trial_are_on_one_node() -> None:
+    small = tuple(Node(f"small {number}", cpus=8, gpus=1) for number in range(3))
+    cluster = Cluster((Node("large", cpus=64, gpus=5), *small))
+    assert slots(cluster, [Demand("x", 4, 2, most=99)]) == {"x": 2}
+    assert slots(Cluster(small), [Demand("x", 4, 2, most=99)]) == {"x": 0}
+
+
 def test_trials_without_gpus_prefer_nodes_without_gpus() -> None:
     cluster = Cluster((Node("gpu", cpus=4, gpus=1), Node("cpu", cpus=4)))
     assert slots(cluster, [Demand("c", 4, 0, most=1), Demand("g", 4, 1, most=1)]) == {"c": 1, "g": 1}
