@@ -84,7 +84,8 @@ class Sureness(Part):
     overtuned: bool | None = Field(
         None,
         description="Whether the test accuracy is lower than the expected one, beyond what chance explains: Fisher's "
-        "exact one-sided test of validation and test images, at 5 %.",
+        "exact one-sided test of validation and test images, at 5 %. That the best of many trials was chosen is not "
+        "the cause: the expected accuracy knows that.",
     )
     notes: list[str] = Field(default_factory=list, description="What could not be computed, and why.")
 

@@ -40,7 +40,7 @@ def in_short(insight: Insight, experiment_id: str) -> Fact:
     if sure.ties is not None:
         parts.append(_ties(insight))
     if sure.overtuned:
-        parts.append("overtuned")
+        parts.append("the test accuracy is lower than expected")
     if insight.warning:
         parts.append(one_line(insight.warning))
     return Fact("insight", "; ".join([*parts, f"`rung insight {experiment_id}` says why"]))
@@ -118,9 +118,9 @@ def _sure(insight: Insight) -> Iterable[Fact]:
     if sure.test:
         yield Fact("test", _tested(insight).removeprefix("test "))
     if sure.overtuned:
-        yield Fact(
-            "overtuned", "the test accuracy is lower than expected, beyond chance: the validation images chose too much"
-        )
+        yield Fact("overtuned", "the test accuracy is lower than expected of a trial that was chosen, beyond chance")
+        yield Fact("overtuned", "either the test images or their labels differ from those of validation,")
+        yield Fact("overtuned", "or these chose more than the trial: its epoch, or the space after earlier searches")
     if sure.ties is not None:
         numbers = f": {listed(map(str, sure.ties), MOST_TIES)}" if sure.ties else ""
         yield Fact("ties", f"{_ties(insight)}{numbers}")
@@ -175,6 +175,8 @@ def _curves(insight: Insight) -> Iterable[Fact]:
 
 def _next(insight: Insight, experiment_id: str) -> Fact:
     if insight.next.spec is None:
+        if insight.sureness.overtuned:
+            return Fact("next", "compare images and labels of test and validation: no change of the space mends that")
         if insight.sureness.ties:
             return Fact("next", "nothing asks for a change of the space; more validation images would separate ties")
         if insight.space:

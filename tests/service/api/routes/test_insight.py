@@ -165,6 +165,17 @@ def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Se
     ) in runner(world).invoke(app, ["show", ended]).stdout
 
 
+def test_the_choice_of_the_trial_does_not_explain_a_low_test_accuracy(
+    world: World, settings: Settings, ended: str
+) -> None:
+    sure = insight().sureness.model_copy(update={"overtuned": True})
+    write(settings, ended, insight(sureness=sure, next=NextSpec()).model_dump_json())
+    told = " ".join(runner(world).invoke(app, ["insight", ended]).output.split())
+    assert "either the test images or their labels differ from those of validation" in told
+    assert "next compare images and labels of test and validation" in told
+    assert "the test accuracy is lower than expected;" in runner(world).invoke(app, ["show", ended]).output
+
+
 def test_show_and_insight_say_that_an_accuracy_hides_classes(world: World, settings: Settings, ended: str) -> None:
     scores = hiding_scores()
     write(settings, ended, insight(scores=scores, warning=scores.warning()).model_dump_json())
