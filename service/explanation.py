@@ -15,17 +15,21 @@ from service.presentation.text import Fact, figure, one_line
 MOST_STEPS = 4  # of the path from the defaults to the winner
 MOST_BARS = 3  # of the hyperparameters that matter
 MOST_TIES = 10  # numbers of trials on one line
+OF_IMAGES = "dataset: "  # with which a warning about a data set begins
 MOST_FINDINGS = 4  # about the search space: the whole must fit on one screen
 
 
-def explain(insight: Insight, experiment_id: str) -> list[Fact]:
-    """Why this one, how sure, and what next, on one screen."""
+def explain(insight: Insight, experiment_id: str, warnings: Iterable[str] = ()) -> list[Fact]:
+    """Why this one, how sure, and what next, on one screen. `warnings` are the experiment's: those of its images count
+    here too."""
     choice = insight.choice
     facts = [Fact("winner", _won(insight))]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
     facts += [*_replicated(insight), *_why(insight), *_path(insight, experiment_id), *_trained(insight)]
-    facts += [*_sure(insight), *_classes(insight), *_curves(insight)]
+    facts += [*_sure(insight), *_classes(insight)]
+    facts += [Fact("warning", one_line(warning)) for warning in warnings if warning.startswith(OF_IMAGES)]
+    facts += _curves(insight)
     facts += [Fact("space", one_line(finding.text)) for finding in insight.space[:MOST_FINDINGS]]
     if len(insight.space) > MOST_FINDINGS:
         more = counted(len(insight.space) - MOST_FINDINGS, "more finding")
@@ -177,6 +181,8 @@ def _next(insight: Insight, experiment_id: str) -> Fact:
     if insight.next.spec is None:
         if insight.sureness.overtuned:
             return Fact("next", "compare images and labels of test and validation: no change of the space mends that")
+        if 0 < len(insight.sureness.ties or ()) == insight.sureness.compared - 1:
+            return Fact("next", "no trial can be distinguished from the winner: try another space, or more images")
         if insight.sureness.ties:
             return Fact("next", "nothing asks for a change of the space; more validation images would separate ties")
         if insight.space:

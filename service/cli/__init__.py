@@ -11,7 +11,7 @@ import sys
 from io import BufferedWriter, RawIOBase, TextIOBase, TextIOWrapper
 from typing import Any
 
-from service.cli.terminal import app
+from service.cli.terminal import INTERRUPTED, app
 from service.cli import up
 from service.cli import submission
 from service.cli import show
@@ -65,5 +65,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # some terminals cannot show every character
     try:
         app()
+    except KeyboardInterrupt:  # before or after the command itself, which says what it leaves
+        sys.exit(INTERRUPTED)
     except OSError as error:  # such as a full disk that standard output is written to
         sys.exit(f"rung: {error}")

@@ -51,8 +51,9 @@ def insight(
             return
         from service.cli.rendering import insight_lines, summary
 
-        echo(summary(client.get(experiment))[0])
-        for line in insight_lines(found, experiment):
+        view = client.get(experiment)
+        echo(summary(view)[0])
+        for line in insight_lines(found, experiment, view.warnings):
             echo(line)
 
 

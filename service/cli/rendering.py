@@ -169,9 +169,9 @@ def data_lines(report: DataReport, warnings: Sequence[str] = ()) -> list[str]:
     return [_line(fact) for fact in data_sets.data(report, warnings)]
 
 
-def insight_lines(insight: Insight, experiment_id: str) -> list[str]:
+def insight_lines(insight: Insight, experiment_id: str, warnings: Sequence[str] = ()) -> list[str]:
     """Why the winner won, how sure that is and what to try next, a line each."""
-    return [_line(fact) for fact in explanation.explain(insight, experiment_id)]
+    return [_line(fact) for fact in explanation.explain(insight, experiment_id, warnings)]
 
 
 def insight_in_short(insight: Insight, experiment_id: str) -> str:

@@ -28,6 +28,8 @@ PAGE = 100
 FOREIGN = frozenset({404, 405, 501})
 #: Statuses with which a proxy says that the service behind it does not answer, as while it restarts.
 OF_PROXIES = frozenset({502, 503, 504})
+#: In OpenSSL's words on a certificate that is expired, of another name, or of an unknown authority.
+CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 #: Most of an answer that is not Rung's which a message shows.
 SHOWN_CHARACTERS = 80
 
@@ -131,6 +133,8 @@ class HttpTransport:
             raise NotRungError(f"{self.url} is not a Rung service: its answer cannot be decoded ({error})") from None
         except (httpx.RequestError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
+            if CERTIFICATE in reason:
+                raise UnreachableError(f"the certificate of {self.url} is not accepted ({reason})") from None
             raise NoAnswerError(f"no Rung service answers at {self.url or repr(self.url)} ({reason})") from None
         if not response.is_success and (response.status_code != accept or _is_problem(response)):
             raise self._failure(response)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import socket
 import ssl
 import threading
@@ -13,16 +12,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from service.adapters import connection_race, webhook_sender
 from service.adapters.webhook_sender import MAX_BODY_BYTES, WebhookSender
 from service.domain.deliveries import Result
 from service.webhook_targets import Address, AllowedTargets
-from tests.support.handlers import PromptServer, QuietHandler
+from tests.support.https_server import https_server
 from tests.support.webhook_receiver import WebhookReceiver, webhook_receiver
 
 TIMEOUT_S = 0.7
@@ -198,7 +193,7 @@ def swallowing(host: str, port: int) -> Iterator[None]:
 
 
 def test_the_certificate_must_be_that_of_the_name(tmp_path: Path) -> None:
-    with _https(tmp_path) as (port, trusted):
+    with https_server(tmp_path, NAME) as (port, trusted):
         allowed = AllowedTargets.parse(f"{NAME},other.example.test")
         names = Names("127.0.0.1")
         knowing = WebhookSender(allowed, names, ssl.create_default_context(cafile=str(trusted)), timeout_s=5)
@@ -212,40 +207,3 @@ def test_the_certificate_must_be_that_of_the_name(tmp_path: Path) -> None:
 def test_a_server_without_tls(receiver: WebhookReceiver) -> None:
     outcome = post(sender(), f"https://127.0.0.1:{receiver.port}/x").outcome
     assert outcome in ("no encrypted connection could be made", f"did not answer within {TIMEOUT_S} s")
-
-
-@contextmanager
-def _https(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The port of a server with a certificate for NAME, and the certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = folder / "certificate.pem", folder / "key.pem"
-    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-
-    class Handler(QuietHandler):
-        def respond(self) -> None:
-            self.body()
-            self.answer(200, b"ok")
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, private)
-    with PromptServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that trusts it not
-        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
-        thread.start()
-        yield server.server_address[1], chain
-        server.shutdown()
-        thread.join()

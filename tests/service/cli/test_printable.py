@@ -175,3 +175,11 @@ def test_output_that_a_full_disk_cuts_is_an_error(tmp_path: Path) -> None:
     done = subprocess.run(limit, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (1, "rung: [Errno 27] File too large\n")
     assert file.stat().st_size == 4096
+
+
+def test_ctrl_c_outside_a_command_ends_with_130() -> None:
+    script = (
+        "import service.cli, signal; service.cli.app = lambda: signal.raise_signal(signal.SIGINT); service.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from service.client import Client, UnreachableError
+from service.client.transport import NoAnswerError
 from service.contract.errors import (
     InternalError,
     RungError,
     ValidationFailedError,
 )
+from tests.support.https_server import https_server
 from tests.support.losing import Losing
 
 SPEC = {"name": "first"}
@@ -57,6 +60,17 @@ def test_other_services_at_the_address(status: int, headers: Any, body: bytes, e
     transport = httpx.MockTransport(lambda _: httpx.Response(status, headers=headers, stream=httpx.ByteStream(body)))
     with Client("http://rung.test", transport=transport) as rung, pytest.raises(error):
         rung.get("22222222")
+
+
+def test_a_certificate_that_is_not_accepted_is_named(tmp_path: Path) -> None:
+    with https_server(tmp_path, "rung.test") as (port, _):
+        url = f"https://localhost:{port}"
+        with (
+            Client(url) as rung,
+            pytest.raises(UnreachableError, match=f"the certificate of {url} is not accepted") as no,
+        ):
+            rung.health()
+    assert not isinstance(no.value, NoAnswerError), "which would advise to start a service"
 
 
 def test_pages_that_do_not_end_are_not_those_of_rung() -> None:

@@ -16,6 +16,7 @@ from search_spaces.replicates import replicate_number
 from search_spaces.validation import validate
 from service.cli import app
 from service.client import Client
+from service.explanation import explain
 from service.settings import Settings
 from tests.support.insights import hiding_scores, insight
 from tests.support.world import World
@@ -174,6 +175,19 @@ def test_the_choice_of_the_trial_does_not_explain_a_low_test_accuracy(
     assert "either the test images or their labels differ from those of validation" in told
     assert "next compare images and labels of test and validation" in told
     assert "the test accuracy is lower than expected;" in runner(world).invoke(app, ["show", ended]).output
+
+
+def test_no_more_than_there_is_follows_from_trials_that_are_all_alike() -> None:
+    sure = insight().sureness.model_copy(update={"compared": 3})
+    *_, last = explain(insight(sureness=sure, next=NextSpec()), "x")
+    assert last.text == "no trial can be distinguished from the winner: try another space, or more images"
+
+
+def test_warnings_about_the_images_are_part_of_the_explanation() -> None:
+    facts = explain(insight(), "x", ["dataset: 28 images of test are identical to images of train", "searcher: short"])
+    assert [fact.text for fact in facts if fact.label == "warning"] == [
+        "dataset: 28 images of test are identical to images of train"
+    ]
 
 
 def test_show_and_insight_say_that_an_accuracy_hides_classes(world: World, settings: Settings, ended: str) -> None:
