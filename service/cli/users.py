@@ -92,13 +92,14 @@ def password(login: Login, url: Url = "", token: Token = "", as_json: AsJson = F
     """Set a password: your own, or as an administrator.
 
     Without a terminal, standard input has the present password if it is your own, then the new one, a line each.
+    An administrator who has no password yet gives an empty one as the present password.
     """
     with report_errors(as_json), connect(url, token) as client:
         caller = client.identity.whoami()
         is_own = caller.user is not None and caller.user.login == login
         old = read_password("Present password") if is_own else ""
         new = read_password(f"New password of {login}", repeat=True)
-        if is_own:
+        if is_own and (old or not caller.admin):
             client.identity.change_password(old, new)
         else:
             client.identity.change_user(login, password=new)

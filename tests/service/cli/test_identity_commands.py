@@ -345,6 +345,12 @@ def test_people(run: Run, server: Recorded) -> None:
     assert server.requests[-1].body == {"password": "a new one of bob"}
     run("user", "password", "alice", input="the old one\nthe new one\n")
     assert server.requests[-1].body == {"old": "the old one", "new": "the new one"}
+    server.answers[f"PATCH {API}/users/alice"] = (200, ALICE)
+    run("user", "password", "alice", input="\nthe first one\n")
+    assert server.requests[-1].body == {"password": "the first one"}
+    server.answers[f"GET {API}/auth/whoami"] = (200, {"user": ALICE, "kind": "person", "admin": False})
+    run("user", "password", "alice", input="\nthe first one\n")
+    assert server.requests[-1].body == {"old": "", "new": "the first one"}
 
 
 def test_the_audit_log_is_read_page_by_page(run: Run, server: Recorded) -> None:
