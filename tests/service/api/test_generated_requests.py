@@ -57,9 +57,9 @@ MIN_FOLLOWED = 8
 @pytest.mark.parametrize(
     ("kind", "options", "max_examples", "requests"),  # a little fewer than it makes: they depend on the drivers
     [
-        ("single", ("--phases", "examples,coverage,fuzzing"), 2, 2_500),
+        ("single", ("--phases", "examples,fuzzing"), 5, 300),
         ("sequences", ("--phases", "stateful", *EXPERIMENTS_ONLY), 60, 350),
-        pytest.param("single", ("--phases", "fuzzing"), 20, 1_000, marks=pytest.mark.slow),
+        pytest.param("single", ("--phases", "examples,coverage,fuzzing"), 20, 3_000, marks=pytest.mark.slow),
         pytest.param("sequences", ("--phases", "stateful", *EXPERIMENTS_ONLY), 260, 1_500, marks=pytest.mark.slow),
     ],
     ids=["single", "sequences", "more single", "more sequences"],

@@ -76,7 +76,7 @@ class SearchAlgorithmContract:
         self, searcher: SearcherSpec, finite: bool
     ) -> None:
         expected = run(searcher.algorithm(self.problem(searcher, finite=finite)), 0, TRIALS)
-        for crash in range(finite, TRIALS, 4):
+        for crash in range(finite, TRIALS, 7):
             after = searcher.algorithm(self.problem(searcher, finite=finite))
             for number, sample in enumerate(expected[:crash]):
                 after.replay(number, sample)
