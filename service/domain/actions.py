@@ -217,7 +217,7 @@ def _merged(before: Controls, patch: dict[str, Any]) -> tuple[Controls, list[Pro
 
 
 def _without_default(problem: Problem, patch: dict[str, Any]) -> Problem:
-    if problem.field in patch and patch[problem.field] is None:  # RFC 7396 removes it
+    if problem.field in Controls.model_fields and patch.get(problem.field, problem) is None:  # RFC 7396 removes it
         return replace(problem, rule="must be a value, not null, because it has no default")
     return problem
 

@@ -87,7 +87,7 @@ PATCHES: list[tuple[Any, str, str]] = [
     ({"name": "y"}, "name", "`rung change` changes priority, num_samples"),
     ({"priority": 101}, "priority", "must be at most 100"),
     ({"priority": "high"}, "priority", "must be a whole number"),
-    ({"num_samples": None}, "num_samples", "is required"),
+    ({"num_samples": None}, "num_samples", "must be a value, not null"),
     ({"num_samples": 0}, "num_samples", "must be at least 1"),
     ({"num_samples": 10**9}, "num_samples", "must be at most 100000"),
     ({"max_concurrent_trials": 0}, "max_concurrent_trials", "must be at least 1"),
