@@ -32,6 +32,7 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
     """One sentence each, after the path of the field: what should be changed, and what happens otherwise."""
     yield from _label_warnings(spec)
     found = (
+        _goal(spec),
         _equal_alternatives(spec),
         _configurations(spec),
         _stagnation(spec),
@@ -63,6 +64,19 @@ def _label_warnings(spec: ExperimentSpec) -> Iterator[str]:
             f"search_space.augmentation.rotation: {dataset.name} images rotated by up to {rotation:g} degrees may no "
             f"longer match their label, as 6 and 9 do; use at most {dataset.safe_rotation:g}"
         )
+
+
+def _goal(spec: ExperimentSpec) -> Iterator[Problem]:
+    """A goal that a network reaches which guesses: the search ends with its first epoch."""
+    goal, classes = spec.objective.goal, spec.dataset.classes
+    if goal is None:
+        return
+    chance = 1 / classes if classes else 0.0
+    ends = "which guessing reaches: the search ends once a trial has it"
+    if spec.objective.is_share and goal <= chance:
+        yield Problem("objective.goal", f"should be more than {chance:g}, {ends}", goal)
+    elif not spec.objective.is_share and classes and goal >= (loss := math.log(classes)):
+        yield Problem("objective.goal", f"should be less than {loss:.3g}, {ends}", goal)
 
 
 def _equal_alternatives(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -112,6 +126,10 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
                 f"should be less than every learning rate of search_space.optimizer, of which the lowest is {lowest:g}"
             )
             yield Problem(f"{path}.min_lr", rule, floor)
+        metric = spec.objective.metric
+        if isinstance(scheduler, Plateau) and spec.objective.is_share and bounds_of(scheduler.threshold)[0] >= 1:
+            rule = f"should be less than 1, because {metric} is a fraction: no epoch would count as an improvement"
+            yield Problem(f"{path}.threshold", rule, bounds_of(scheduler.threshold)[0])
 
 
 def _rises(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -137,6 +155,10 @@ def _patience(spec: ExperimentSpec) -> Iterator[Problem]:
             f"should be at least {least}, otherwise a trial is stopped before search_space.scheduler has reduced its "
             "learning rate"
         )
+        yield Problem("early_stopping.patience", rule, patience)
+    rises = math.ceil(max(round(one.rise_end(spec.max_epochs), 6) for _, one in schedulers(spec)))
+    if patience is not None and patience < rises and not waits:
+        rule = f"should be at least {rises}, otherwise a trial is stopped while its learning rate still rises"
         yield Problem("early_stopping.patience", rule, patience)
 
 

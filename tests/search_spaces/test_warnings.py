@@ -229,3 +229,37 @@ def test_fewer_cpus_than_processes_of_a_trial() -> None:
     only(warned(resources=resources), "resources.cpus_per_trial", "at least 4", "(got 3)")
     assert warned(resources=resources | {"cpus_per_trial": 4}) == []
     assert warned(resources={"gpus_per_trial": 1}) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"goal": 0.1}, ["more than 0.1", "guessing"]),
+        ({"goal": 0}, ["more than 0.1"]),
+        ({"metric": "validation_loss", "goal": 2.31}, ["less than 2.3", "guessing"]),
+        ({"goal": 0.11}, []),
+        ({"metric": "validation_loss", "goal": 2.29}, []),
+    ],
+)
+def test_a_goal_that_guessing_reaches(objective: dict[str, Any], words: list[str]) -> None:
+    found = warned(objective=objective, dataset="digits")
+    if words:
+        only(found, "objective.goal", *words)
+    else:
+        assert found == []
+
+
+def test_a_threshold_that_no_accuracy_exceeds() -> None:
+    space = WIDE | {"scheduler": {"kind": "plateau", "threshold": 1}}
+    field = "search_space.scheduler.threshold"
+    only(warned(search_space=space), field, "less than 1", "is a fraction")
+    assert warned(search_space=space, objective={"metric": "validation_loss"}) == []
+    searched = WIDE | {"scheduler": {"kind": "plateau", "threshold": {"uniform": [0.1, 2]}}}
+    assert warned(search_space=searched) == []
+
+
+def test_patience_that_ends_while_the_rate_rises() -> None:
+    space = WIDE | {"scheduler": {"kind": "cosine", "warmup_epochs": 5}}
+    rule = {"kind": "asha", "grace_period": 5}
+    only(warned(search_space=space, early_stopping=rule | {"patience": 4}), "early_stopping.patience", "at least 5")
+    assert warned(search_space=space, early_stopping=rule | {"patience": 5}) == []
