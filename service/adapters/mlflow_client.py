@@ -11,6 +11,7 @@ import copy
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,9 @@ RUNS_PER_REQUEST = 500  # MLflow parses their ids in about 0.2 s
 NOT_ENDED = tuple(f"attributes.status != '{status}'" for status in RunStatus)
 RUN_ID = re.compile(r"[\w.-]+", re.ASCII)  # what stands in a filter of MLflow, which cannot escape a quote
 TAG_CHARACTERS = 5_000  # longer values are refused by MLflow
-CURVES_AT_ONCE = 8  # requests for the curves of one trial
+CURVES_AT_ONCE = 8  # requests to MLflow for curves, of all trials
+TRIALS_AT_ONCE = 4  # whose curves are read: a thread waits for each, of those for all requests of people
+CURVES_WAIT_S = 1.0
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # before a request is repeated: one that failed by chance succeeds by then
 API = "/api/2.0/mlflow"
 ADMINISTRATION = "/api/3.0/mlflow"  # of roles and workspaces
@@ -88,8 +91,10 @@ class MlflowClient:
         self.uri = settings.mlflow_tracking_uri
         self._public_url = settings.mlflow_public_url.rstrip("/")
         self._client = open_client(self.uri, timeout=settings.mlflow_timeout_s, auth=auth)
+        self._timeout_s = settings.mlflow_timeout_s
         self._limits = RequestLimits(settings.mlflow_timeout_s)
         self._pool = ThreadPoolExecutor(CURVES_AT_ONCE, thread_name_prefix="mlflow-curves")
+        self._turns = threading.BoundedSemaphore(TRIALS_AT_ONCE)
         self._workspace: str | None = None
 
     def within(self, workspace: str | None) -> MlflowClient:
@@ -129,10 +134,20 @@ class MlflowClient:
             raise _unexpected(response)
 
     def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[Point]]:
-        """The points of each metric that has any, by step; empty for a run that MLflow does not know."""
+        """The points of each metric that has any, by step; empty for a run that MLflow does not know.
+
+        The time limit of one request is that of all metrics together: an MLflow that hangs must not hold the caller.
+        """
         names = list(names)
-        histories = self._pool.map(lambda name: self._history(run_id, name), names)
-        return {name: points for name, points in zip(names, histories, strict=True) if points}
+        if not self._turns.acquire(timeout=CURVES_WAIT_S):
+            raise UnavailableError(f"MLflow has not yet answered for the curves of {TRIALS_AT_ONCE} other trials")
+        try:
+            histories = self._pool.map(lambda name: self._history(run_id, name), names, timeout=self._timeout_s)
+            return {name: points for name, points in zip(names, histories, strict=True) if points}
+        except TimeoutError:
+            raise UnavailableError(f"MLflow did not answer within {self._timeout_s:g} s") from None
+        finally:
+            self._turns.release()
 
     def find_runs(
         self, mlflow_experiments: Iterable[str], run_ids: Iterable[str], *, open_only: bool = False

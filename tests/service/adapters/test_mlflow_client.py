@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from service.adapters.mlflow_client import MlflowClient
+from service.adapters.mlflow_client import TRIALS_AT_ONCE, MlflowClient
 from service.contract.errors import UnavailableError
 from service.settings import Settings
 from tests.support.handlers import QuietHandler, handling
@@ -110,3 +113,26 @@ def test_the_page_of_a_run_is_below_the_public_url(open_client: Open) -> None:
     assert client.run_url("1", "r1") == "https://ml.example/#/experiments/1/runs/r1"
     assert client.run_url("1", None) is None
     assert client.run_url(None, "r1") is None
+
+
+def test_curves_of_an_mlflow_that_hangs_hold_few_threads_for_a_bounded_time(tmp_path: Path) -> None:
+    """It takes connections and answers none of them."""
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as frozen:
+        uri = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+        client = MlflowClient(Settings(home=tmp_path, mlflow_tracking_uri=uri, mlflow_timeout_s=5))
+        refusals: list[str] = []
+
+        def ask() -> None:
+            with pytest.raises(UnavailableError) as refused:
+                client.curves("a" * 32)
+            refusals.append(refused.value.detail.partition(" ")[2][:20])
+
+        people = [threading.Thread(target=ask) for _ in range(4 * TRIALS_AT_ONCE)]
+        for one in people:
+            one.start()
+        for one in people:
+            one.join()
+        client.close()
+    counts = Counter(refusals)
+    assert counts["has not yet answered"] == 3 * TRIALS_AT_ONCE
+    assert sum(counts.values()) == 4 * TRIALS_AT_ONCE
