@@ -151,7 +151,7 @@ class _Response(http.client.HTTPResponse):
             super().begin()
             if not 102 <= self.status < 200:  # after 101, the connection is no longer one of HTTP
                 return
-            self.headers = self.msg = None  # type: ignore[assignment]
+            self.headers = self.msg = None  # type: ignore[assignment]  # begin() reads only while there are none
         raise http.client.HTTPException("too many interim answers")
 
 
