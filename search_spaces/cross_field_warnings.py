@@ -17,11 +17,13 @@ from pydantic import BaseModel
 from search_spaces.cross_field_rules import alternatives, schedulers
 from search_spaces.datasets.shares import MIN_IMAGES
 from search_spaces.domains import bounds_of
-from search_spaces.optimizers import SGD
+from search_spaces.normalization import NoNormalization
+from search_spaces.optimizers import SGD, Rprop
 from search_spaces.phrases import counted
 from search_spaces.problems import Problem, shorten
+from search_spaces.replicates import Finalists
 from search_spaces.sampling import choices, count_distinct, distinct
-from search_spaces.schedulers import Plateau
+from search_spaces.schedulers import Constant, Plateau
 from search_spaces.searchers.drawn import DrawnSearcherSpec
 
 if TYPE_CHECKING:
@@ -36,12 +38,18 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
         _equal_alternatives(spec),
         _configurations(spec),
         _stagnation(spec),
+        _limits(spec),
+        _precision(spec),
         spec.searcher.warnings(spec.search_space),
         spec.early_stopping.warnings(spec.max_epochs),
         _schedules(spec),
         _rises(spec),
         _patience(spec),
         _momentum(spec),
+        _eps(spec),
+        _rprop(spec),
+        _shifts(spec),
+        _batches(spec),
         _validation(spec),
         _processes(spec),
     )
@@ -115,6 +123,27 @@ def _stagnation(spec: ExperimentSpec) -> Iterator[Problem]:
         yield Problem("budget.trials_without_improvement", rule, limit)
 
 
+def _limits(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Limits that no search of this spec can reach."""
+    if spec.budget.gpu_hours is not None and spec.resources.gpus_per_trial == 0:
+        rule = "has no effect, because resources.gpus_per_trial is 0: use budget.slot_hours or budget.wall_clock"
+        yield Problem("budget.gpu_hours", rule, spec.budget.gpu_hours)
+    if spec.searcher.exhaustive:
+        return  # a grid knows its number of trials itself
+    if spec.budget.failures is not None and spec.budget.failures > spec.num_samples:
+        rule = f"should be at most {spec.num_samples}, the number of trials"
+        yield Problem("budget.failures", rule, spec.budget.failures)
+    if spec.finalists.trials > max(spec.num_samples, Finalists().trials):
+        rule = f"should be at most {spec.num_samples}, the number of trials"
+        yield Problem("finalists.trials", rule, spec.finalists.trials)
+
+
+def _precision(spec: ExperimentSpec) -> Iterator[Problem]:
+    if spec.resources.gpus_per_trial == 0 and spec.execution.precision not in {"auto", "float32"}:
+        rule = "has no effect, because resources.gpus_per_trial is 0 and a CPU computes in float32"
+        yield Problem("execution.precision", rule, spec.execution.precision)
+
+
 def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
     rates = [bounds_of(optimizer.lr) for _, optimizer in alternatives(spec.search_space.optimizer, "")]
     lowest = min(low for low, _ in rates)
@@ -170,6 +199,48 @@ def _momentum(spec: ExperimentSpec) -> Iterator[Problem]:
         if bounds_of(optimizer.momentum)[1] == 0 and any(value for _, value in alternatives(optimizer.nesterov, "")):
             rule = "should be false, because it has no effect while momentum is 0; or set momentum, such as 0.9"
             yield Problem(f"{path}.nesterov", rule, True)
+
+
+def _eps(spec: ExperimentSpec) -> Iterator[Problem]:
+    """The field is common to all normalizations; only a value that somebody chose is worth a word."""
+    for path, value in alternatives(spec.search_space.normalization, "search_space.normalization"):
+        if isinstance(value, NoNormalization) and value != NoNormalization():
+            rule = "has no effect for none, and configurations that differ in it are equal: omit it"
+            yield Problem(f"{path}.eps", rule)
+
+
+def _rprop(spec: ExperimentSpec) -> Iterator[Problem]:
+    for path, optimizer in alternatives(spec.search_space.optimizer, "search_space.optimizer"):
+        others = [one.kind for _, one in schedulers(spec) if one not in (Constant(), Plateau())]  # somebody chose it
+        if isinstance(optimizer, Rprop) and others:
+            rule = (
+                f"should be another optimizer, or search_space.scheduler constant: rprop ignores {others[0]} after its "
+                "first step, so configurations that differ in the scheduler are equal"
+            )
+            yield Problem(path, rule, optimizer.kind)
+
+
+def _shifts(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Crops and shifts after which little of an image may be left."""
+    side = spec.dataset.image_side
+    for path, value in alternatives(spec.search_space.augmentation, "search_space.augmentation"):
+        padding, shift = bounds_of(value.crop_padding)[1], bounds_of(value.translation)[1]
+        if side is not None and padding > side / 2:
+            rule = (
+                f"should be at most {side // 2}, because a crop of {side} pixels may show less than half of the image"
+            )
+            yield Problem(f"{path}.crop_padding", rule, padding)
+        if shift > 0.5:
+            rule = "should be at most 0.5, otherwise less than half of the image may be left"
+            yield Problem(f"{path}.translation", rule, shift)
+
+
+def _batches(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Data sets whose number of images is unknown until they are read have no warning here."""
+    images, largest = spec.dataset.training_images, bounds_of(spec.search_space.batch_size)[1]
+    if images is not None and largest > (left := round(images * (1 - spec.dataset.validation_fraction))):
+        rule = f"should be at most {left}, the number of training images: an epoch would be a single step"
+        yield Problem("search_space.batch_size", rule, largest)
 
 
 def _validation(spec: ExperimentSpec) -> Iterator[Problem]:

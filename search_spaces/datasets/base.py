@@ -95,14 +95,15 @@ class DatasetSpec(Spec):
     """The fields of all data sets. A member declares `name: Literal[...]` with a default, and its own fields.
 
     The validation split is cut from the training set, stratified by class and seeded; no trial reads the test set.
-    `classes` and `training_images`, which include the validation split, are None if they are unknown until the data are
-    read. `safe_mirroring`: whether a mirrored image keeps its label. `safe_rotation`: largest rotation, in degrees,
-    that keeps the label. `input_note` tells users of a registered model what they must know of this data set's images
-    and classes.
+    `classes`, `training_images`, which include the validation split, and `side`, in pixels, are None if they are
+    unknown until the data are read. `safe_mirroring`: whether a mirrored image keeps its label. `safe_rotation`:
+    largest rotation, in degrees, that keeps the label. `input_note` tells users of a registered model what they must
+    know of this data set's images and classes.
     """
 
     classes: ClassVar[int | None] = None
     training_images: ClassVar[int | None] = None
+    side: ClassVar[int | None] = None
     safe_mirroring: ClassVar[bool] = False
     safe_rotation: ClassVar[float] = 180.0
     default_augmentation: ClassVar[dict[str, Any]] = {}
@@ -130,6 +131,11 @@ class DatasetSpec(Spec):
     def folder(self, data_root: Path) -> Path | None:
         """The folder that must exist before the first trial; None if the workers need none or can fetch the files."""
         return None
+
+    @property
+    def image_side(self) -> int | None:
+        """Pixels of each side of the images that networks are trained with."""
+        return self.side
 
     def keeps_labels_mirrored(self) -> bool:
         """Whether a mirrored image keeps its label."""

@@ -14,6 +14,7 @@ class CIFAR10(TorchvisionDataset):
     signs: ClassVar[tuple[str, ...]] = ("cifar-10-python.tar.gz", "cifar-10-batches-py")
     classes: ClassVar[int | None] = 10
     training_images: ClassVar[int | None] = 50_000
+    side: ClassVar[int | None] = 32
     safe_mirroring: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar10"] = "cifar10"
@@ -26,6 +27,7 @@ class CIFAR100(TorchvisionDataset):
     signs: ClassVar[tuple[str, ...]] = ("cifar-100-python.tar.gz", "cifar-100-python")
     classes: ClassVar[int | None] = 100
     training_images: ClassVar[int | None] = 50_000
+    side: ClassVar[int | None] = 32
     safe_mirroring: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar100"] = "cifar100"

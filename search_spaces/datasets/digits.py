@@ -16,6 +16,7 @@ class Digits(DatasetSpec):
 
     classes: ClassVar[int | None] = 10
     training_images: ClassVar[int | None] = 1438
+    side: ClassVar[int | None] = 8
     safe_rotation: ClassVar[float] = 30.0
     input_note: ClassVar[str] = (
         "The values of scikit-learn's digits are 0 to 16; convert them: (images / 16 * 255).round()."

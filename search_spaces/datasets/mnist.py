@@ -17,6 +17,7 @@ class MNIST(TorchvisionDataset):
     signs: ClassVar[tuple[str, ...]] = tuple(path.format("MNIST") for path in IDX_FILES)
     classes: ClassVar[int | None] = 10
     training_images: ClassVar[int | None] = 60_000
+    side: ClassVar[int | None] = 28
     safe_rotation: ClassVar[float] = 30.0
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2}
     name: Literal["mnist"] = "mnist"
@@ -29,6 +30,7 @@ class FashionMNIST(TorchvisionDataset):
     signs: ClassVar[tuple[str, ...]] = tuple(path.format("FashionMNIST") for path in IDX_FILES)
     classes: ClassVar[int | None] = 10
     training_images: ClassVar[int | None] = 60_000
+    side: ClassVar[int | None] = 28
     safe_mirroring: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2, "horizontal_flip": 0.5}
     name: Literal["fashion_mnist"] = "fashion_mnist"

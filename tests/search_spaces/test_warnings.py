@@ -11,6 +11,7 @@ from search_spaces.validation import validate, warnings
 
 WIDE = {"label_smoothing": {"uniform": [0, 0.1]}, "scheduler": "constant"}
 LISTED = {"batch_size": {"choice": [16, 32]}, "label_smoothing": {"quniform": [0, 0.2, 0.1]}, "scheduler": "constant"}
+FOUR = {"kind": "random", "num_samples": 4}
 
 
 def warned(**document: Any) -> list[str]:
@@ -263,3 +264,65 @@ def test_patience_that_ends_while_the_rate_rises() -> None:
     rule = {"kind": "asha", "grace_period": 5}
     only(warned(search_space=space, early_stopping=rule | {"patience": 4}), "early_stopping.patience", "at least 5")
     assert warned(search_space=space, early_stopping=rule | {"patience": 5}) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "field", "words"),
+    [
+        ({"budget": {"gpu_hours": 5}, "resources": {"gpus_per_trial": 0}}, "budget.gpu_hours", ["budget.slot_hours"]),
+        ({"budget": {"failures": 21}}, "budget.failures", ["at most 20", "(got 21)"]),
+        ({"finalists": {"trials": 5}, "searcher": FOUR}, "finalists.trials", ["at most 4", "(got 5)"]),
+        (
+            {"execution": {"precision": "float16"}, "resources": {"gpus_per_trial": 0}},
+            "execution.precision",
+            ["float32", '(got "float16")'],
+        ),
+    ],
+)
+def test_limits_and_formats_that_never_act(document: dict[str, Any], field: str, words: list[str]) -> None:
+    only(warned(**document), field, *words)
+
+
+def test_limits_and_formats_that_may_act() -> None:
+    on_any_node = {"budget": {"gpu_hours": 5, "failures": 20}, "execution": {"precision": "bfloat16"}}
+    assert warned(**on_any_node) == []
+    assert warned(searcher=FOUR, finalists={"trials": 4}) == []
+    assert warned(searcher=FOUR | {"num_samples": 1}) == [], "the default number of finalists"
+    assert warned(budget={"slot_hours": 5}, resources={"gpus_per_trial": 0}, execution={"precision": "float32"}) == []
+    grid = {"searcher": "grid", "search_space": LISTED, "budget": {"failures": 7}, "finalists": {"trials": 7}}
+    assert warned(**grid) == []
+
+
+def test_domains_without_effect() -> None:
+    none = {"kind": "none", "eps": {"loguniform": [1e-5, 1e-3]}}
+    field = "search_space.normalization.choice[1].eps"
+    only(warned(search_space=WIDE | {"normalization": {"choice": ["batch", none]}}), field, "no effect")
+    assert warned(search_space=WIDE | {"normalization": {"choice": ["batch", "none"]}}) == []
+    rprop = WIDE | {"optimizer": {"choice": ["sgd", "rprop"]}}
+    scheduled = rprop | {"scheduler": {"choice": ["constant", "cosine"]}}
+    only(warned(search_space=scheduled), "search_space.optimizer.choice[1]", "ignores cosine", '(got "rprop")')
+    assert warned(search_space=rprop) == []
+    assert warned(search_space=WIDE | {"optimizer": "rprop"}) == []
+
+
+def test_augmentation_after_which_nothing_may_be_left() -> None:
+    for dataset, padding, most in (("digits", 5, 4), ("cifar10", 64, 16), ("mnist", 15, 14)):
+        space = WIDE | {"augmentation": {"crop_padding": {"choice": [1, padding]}}}
+        field = "search_space.augmentation.crop_padding"
+        only(warned(dataset=dataset, search_space=space), field, f"at most {most},", f"(got {padding})")
+        assert warned(dataset=dataset, search_space=WIDE | {"augmentation": {"crop_padding": most}}) == []
+    folder = {"name": "image_folder", "path": "x", "size": 16}
+    only(
+        warned(dataset=folder, search_space=WIDE | {"augmentation": {"crop_padding": 9}}),
+        "search_space.augmentation.crop_padding",
+        "at most 8,",
+    )
+    shifted = WIDE | {"augmentation": {"choice": ["none", {"translation": {"uniform": [0, 0.9]}}]}}
+    only(warned(dataset="digits", search_space=shifted), "search_space.augmentation.choice[1].translation", "(got 0.9)")
+    assert warned(dataset="digits", search_space=WIDE | {"augmentation": {"translation": 0.5}}) == []
+
+
+def test_a_batch_larger_than_the_training_set() -> None:
+    space = WIDE | {"batch_size": {"choice": [64, 2048]}}
+    only(warned(dataset="digits", search_space=space), "search_space.batch_size", "at most 1294,", "(got 2048)")
+    assert warned(dataset="digits", search_space=WIDE | {"batch_size": 1024}) == []

@@ -111,10 +111,11 @@ def test_invalid_nodes_are_an_outage(server: Answering, nodes: Any) -> None:
             ask()
 
 
-def test_a_node_without_a_finite_size_is_an_outage(server: Answering) -> None:
-    text = json.dumps({"data": {"result": {"result": [NODE]}}}).replace('"CPU": 1', '"CPU": 1e400')  # larger than any
+@pytest.mark.parametrize("amount", ["1e400", "1e308", "NaN"])
+def test_a_node_of_a_size_that_none_has_is_an_outage(server: Answering, amount: str) -> None:
+    text = json.dumps({"data": {"result": {"result": [NODE]}}}).replace('"CPU": 1', f'"CPU": {amount}')
     server.other = text.encode()
-    with pytest.raises(ClusterUnreachableError, match="must be finite"):
+    with pytest.raises(ClusterUnreachableError, match="must be between 0 and"):
         ray_of(server.url).cluster()
 
 

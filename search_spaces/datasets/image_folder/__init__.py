@@ -167,6 +167,10 @@ class ImageFolder(DatasetSpec):
             )
         return DataCheck(notes=(f"dataset: the images in {self.path} are checked by the first trial",))
 
+    @property
+    def image_side(self) -> int | None:
+        return self.size
+
     def keeps_labels_mirrored(self) -> bool:
         return self.mirror_safe
 

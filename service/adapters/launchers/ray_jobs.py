@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 
 CHUNK_BYTES = 65_536
+MOST_OF_A_RESOURCE = 1e9  # sums and products of what all nodes have stay finite
 #: What reading a document raises whose parts are not those that Ray sends.
 UNEXPECTED = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError)
 
@@ -230,6 +230,6 @@ def _node(state: dict[str, Any]) -> Node:
 
 
 def _amount(value: Any) -> float:
-    if not (math.isfinite(amount := float(value)) and amount >= 0):
-        raise ValueError(f"the amount of a resource must be finite and not negative (got {amount})")
+    if not 0 <= (amount := float(value)) <= MOST_OF_A_RESOURCE:
+        raise ValueError(f"the amount of a resource must be between 0 and {MOST_OF_A_RESOURCE:g} (got {amount})")
     return amount
