@@ -101,7 +101,7 @@ def _check_count(domain: D, step: float) -> D:
         raise PydanticCustomError(
             "domain_count",
             "must have at most {most} candidates (got {count})",
-            {"most": MAX_CANDIDATES, "count": f"{found:.3g}"},
+            {"most": MAX_CANDIDATES, "count": f"{found:.6g}"},
         )
     return domain
 

@@ -134,7 +134,10 @@ class HttpTransport:
         except (httpx.RequestError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             if CERTIFICATE in reason:
-                raise UnreachableError(f"the certificate of {self.url} is not accepted ({reason})") from None
+                raise UnreachableError(
+                    f"the certificate of {self.url} is not accepted ({reason}); if an authority of your own issued it, "
+                    "set SSL_CERT_FILE to the certificate of that authority"
+                ) from None
             raise NoAnswerError(f"no Rung service answers at {self.url or repr(self.url)} ({reason})") from None
         if not response.is_success and (response.status_code != accept or _is_problem(response)):
             raise self._failure(response)

@@ -70,6 +70,7 @@ def test_a_certificate_that_is_not_accepted_is_named(tmp_path: Path) -> None:
             pytest.raises(UnreachableError, match=f"the certificate of {url} is not accepted") as no,
         ):
             rung.health()
+    assert "SSL_CERT_FILE" in str(no.value)
     assert not isinstance(no.value, NoAnswerError), "which would advise to start a service"
 
 
