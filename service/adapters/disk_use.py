@@ -18,6 +18,7 @@ KEPT_S = 60.0
 MAX_KEPT = 1_000  # experiments whose last count is kept
 #: Counts at once: a slow file system must not hold all threads that answer people.
 MAX_COUNTS = 4
+RETRY_S = 2
 
 Sizes = dict[FileKind, int]
 
@@ -44,7 +45,9 @@ class DiskUse:
             if is_recent or (is_busy and counted_at is not None):
                 return sizes
             if is_busy:
-                raise UnavailableError("files are being counted for other requests; try again in a moment")
+                raise UnavailableError.busy(
+                    "files are being counted for other requests; try again in a moment", RETRY_S
+                )
             self._counting.add(address)
         try:
             sizes = files.sizes()

@@ -42,6 +42,7 @@ TAG_CHARACTERS = 5_000  # longer values are refused by MLflow
 CURVES_AT_ONCE = 8  # requests to MLflow for curves, of all trials
 TRIALS_AT_ONCE = 4  # whose curves are read: a thread waits for each, of those for all requests of people
 CURVES_WAIT_S = 1.0
+RETRY_CURVES_S = 2
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # before a request is repeated: one that failed by chance succeeds by then
 API = "/api/2.0/mlflow"
 ADMINISTRATION = "/api/3.0/mlflow"  # of roles and workspaces
@@ -140,7 +141,9 @@ class MlflowClient:
         """
         names = list(names)
         if not self._turns.acquire(timeout=CURVES_WAIT_S):
-            raise UnavailableError(f"MLflow has not yet answered for the curves of {TRIALS_AT_ONCE} other trials")
+            raise UnavailableError.busy(
+                f"MLflow has not yet answered for the curves of {TRIALS_AT_ONCE} other trials", RETRY_CURVES_S
+            )
         try:
             histories = self._pool.map(lambda name: self._history(run_id, name), names, timeout=self._timeout_s)
             return {name: points for name, points in zip(names, histories, strict=True) if points}

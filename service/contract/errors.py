@@ -178,6 +178,11 @@ class UnavailableError(RungError):
 
     code, status, title = "unavailable", 503, "A required service is unavailable"
 
+    @classmethod
+    def busy(cls, detail: str, retry_after_s: int) -> UnavailableError:
+        """The refusal of what succeeds once others have been answered."""
+        return cls(detail, headers={"Retry-After": str(retry_after_s)})
+
 
 class DiskFullError(RungError):
     """The database has no disk space left."""

@@ -73,8 +73,9 @@ def test_few_counts_are_made_at_once(use: DiskUse, pool: ThreadPoolExecutor) -> 
     for files in slow:
         begin(pool, use, files)
     another: Any = Files("another")
-    with pytest.raises(UnavailableError, match="try again"):
+    with pytest.raises(UnavailableError, match="try again") as refused:
         use.sizes(another)
+    assert refused.value.headers == {"Retry-After": "2"}
     assert another.walks == 0
     for files in slow:
         files.may_end.set()
