@@ -1,9 +1,10 @@
 """Reproduce: runs a recorded trial again, outside Ray, and compares its curve point by point.
 
-`python -m workers.reproduce` reads `{"spec": ..., "curve": {metric: [[epoch, value], ...]}}` from standard
-input. Exit status: 0 reproduced, 1 it differs, 2 it cannot be run here. On a CPU with the recorded number of
-threads every point must be equal bit for bit, and also on a GPU if the trial asked for deterministic algorithms.
-Otherwise a GPU adds in no fixed order, and several GPUs in another one, so the objective may differ by a tolerance. It
+`python -m workers.reproduce` reads `{"spec": ..., "curve": {metric: [[epoch, value], ...]}, "data": ...}` from standard
+input, where `data` is the experiment's report on its data set, or null. Exit status: 0 reproduced, 1 it differs, 2 it
+cannot be run here. On a CPU with the recorded number of threads every point must be equal bit for bit, and also on a
+GPU if the trial asked for deterministic algorithms. Otherwise a GPU adds in no fixed order, and several GPUs in another
+one, so the objective may differ by a tolerance. It
 must not know Ray, MLflow or the service.
 """
 
@@ -20,11 +21,14 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import TrialSpec
 from search_spaces.phrases import counted
 from search_spaces.protocol import DIAGNOSTICS, METRICS, finite_or_none
 from search_spaces.stored import read_trial_spec
 from search_spaces.validation import rule_of
+from workers.data.report import difference
+from workers.data.report import report as data_report
 from workers.data.splits import DataError, load
 from workers.failures.classification import sentence
 from workers.training.loop import Training
@@ -95,19 +99,27 @@ def reproduce(
     cache_root: Path,
     tolerance: float | None = None,
     on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
+    data: DataReport | None = None,
 ) -> Comparison:
     """Run the epochs that `curve` holds again, and compare.
 
-    `tolerance` defaults to `tolerance_of` the trial. `on_epoch` is called after each epoch. Sets torch's number of
-    threads to that of the trial. Raises ValueError for an empty curve and DataError if the data are missing.
+    `tolerance` defaults to `tolerance_of` the trial. `on_epoch` is called after each epoch. `data`: what is known of
+    the data that the trial was trained with. Sets torch's number of threads to that of the trial. Raises ValueError
+    for a curve that is empty or longer than the trial can be, and DataError if the data are missing or others.
     """
     recorded = {name: curve[name] for name in COMPARED if curve.get(name)}
     epochs = max((epoch for line in recorded.values() for epoch in line), default=0)
     if epochs == 0:
         raise ValueError("the curve must have at least one epoch (got none)")
+    if odd := sorted({epoch for line in recorded.values() for epoch in line if not 1 <= epoch <= spec.max_epochs}):
+        rule = f"the epochs of its curve must be from 1 to {spec.max_epochs} (got {odd[-1]})"
+        raise ValueError(f"{rule}: its run in MLflow was changed")
     torch.set_num_threads(spec.cpus)
     device = "cuda" if spec.gpus > 0 and torch.cuda.is_available() else "cpu"
-    training = Training(spec, load(spec.dataset, spec.split_seed, data_root, cache_root), device)
+    splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
+    if data is not None and (changed := difference(data, data_report(spec.dataset, splits))):
+        raise DataError(f"the data set {data.name} has changed since the trial: {changed}")
+    training = Training(spec, splits, device)
     differences: list[Difference] = []
     for epoch in range(1, epochs + 1):
         metrics = training.run_epoch()
@@ -159,7 +171,10 @@ def report(comparison: Comparison) -> list[str]:
     if comparison.note:
         lines.append(comparison.note)
     elif not comparison.reproduced and comparison.device == "cpu":
-        lines.append("another processor or another version of torch rounds differently")
+        lines.append(
+            "another processor or another version of torch rounds differently; a value that was changed in MLflow "
+            "differs, too"
+        )
     return lines
 
 
@@ -196,9 +211,10 @@ def main(arguments: list[str]) -> int:
         given = json.load(sys.stdin)
         spec = read_trial_spec(given["spec"])
         curve = {name: {int(epoch): value for epoch, value in line} for name, line in given["curve"].items()}
-        found = reproduce(spec, curve, options.data_root, options.cache_root, options.tolerance, on_epoch)
+        data = DataReport.model_validate(given["data"]) if given.get("data") else None
+        found = reproduce(spec, curve, options.data_root, options.cache_root, options.tolerance, on_epoch, data)
     except Exception as error:  # torch and a plugin may raise anything, and Python's own status for it is DIFFERS
-        print(f"rung: the trial cannot run on this machine: {_reason(error)}", file=sys.stderr)
+        print(f"rung: the trial cannot be run again here: {_reason(error)}", file=sys.stderr)
         return CANNOT
     print(json.dumps(document(found), indent=2) if options.json else "\n".join(report(found)))
     return REPRODUCED if found.reproduced else DIFFERS

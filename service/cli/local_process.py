@@ -21,7 +21,7 @@ from service.cli.printable import dump_json, echo
 from service.client import Client
 from service.client.local_stack import home_folder, mlflow_login
 from service.client.token_store import origin_of
-from service.contract.errors import ConflictError, InternalError, ValidationFailedError
+from service.contract.errors import ConflictError, InternalError, NotFoundError, ValidationFailedError
 from service.contract.schemas import ExperimentView
 
 
@@ -48,7 +48,11 @@ def reproduce(
     arguments = [*_roots(data_root, cache_root), *(["--json"] if as_json else [])]
     if tolerance is not None:
         arguments.append(f"--tolerance={tolerance!r}")
-    return _run("workers.reproduce", arguments, {"spec": spec.model_dump(mode="json"), "curve": points})
+    try:
+        data = client.data(experiment_id).model_dump(mode="json")
+    except NotFoundError:  # trials of an earlier version wrote no report
+        data = None
+    return _run("workers.reproduce", arguments, {"spec": spec.model_dump(mode="json"), "curve": points, "data": data})
 
 
 def explain(

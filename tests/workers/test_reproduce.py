@@ -15,7 +15,8 @@ import torch
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from workers import reproduce
-from workers.data.splits import load
+from workers.data.report import report
+from workers.data.splits import DataError, load
 from workers.reproduce import Comparison, Difference, tolerance_of
 from workers.training.loop import Training
 
@@ -74,6 +75,24 @@ def test_one_bit_is_a_difference(trial: TrialSpec, recorded: Any, roots: tuple[P
     table = reproduce.report(found)
     assert any(line.split()[:2] == ["2", "train_loss"] for line in table)
     assert any(line.startswith("differs: ") for line in table)
+
+
+def test_a_trial_of_other_data_is_not_run(trial: TrialSpec, recorded: Any, roots: tuple[Path, Path]) -> None:
+    data = report(trial.dataset, load(trial.dataset, trial.split_seed, *roots))
+    first = {name: {1: line[1]} for name, line in recorded.items()}
+    assert reproduce.reproduce(trial, first, *roots, data=data).reproduced
+    others = data.model_copy(update={"train_sha256": "0" * 64})
+    with pytest.raises(DataError, match="digits has changed since the trial: its training images are others"):
+        reproduce.reproduce(trial, first, *roots, data=others)
+
+
+@pytest.mark.parametrize("epoch", [-1, 21, 2**53])
+def test_a_curve_that_no_trial_can_have_is_not_run(
+    trial: TrialSpec, recorded: Any, roots: tuple[Path, Path], epoch: int
+) -> None:
+    """A person who may edit a run in MLflow can add any step to it."""
+    with pytest.raises(ValueError, match=rf"must be from 1 to 20 \(got {epoch}\)"):
+        reproduce.reproduce(trial, {"train_loss": {1: 0.5, epoch: 0.5} if epoch > 0 else {epoch: 0.5}}, *roots)
 
 
 def test_a_trial_with_another_seed_is_reported_to_differ(

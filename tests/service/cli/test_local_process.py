@@ -14,7 +14,7 @@ import pytest
 from search_spaces.experiment import ExperimentSpec
 from service.cli import local_process
 from service.client import Client
-from service.contract.errors import ConflictError
+from service.contract.errors import MEDIA_TYPE, ConflictError, NotFoundError
 
 SPEC = ExperimentSpec.model_validate({"name": "x", "search_space": {"model": {"kind": "cnn", "width": 4}}})
 TRIAL = {
@@ -23,17 +23,25 @@ TRIAL = {
 }  # fmt: skip
 
 
-def service(epoch: int, train_loss: float) -> Client:
-    """A service with one trial and one recorded point."""
+DATA = {"name": "digits", "classes": ["0"], "counts": {"train": [1]}, "shape": [1, 8, 8], "test_sha256": "0" * 64}
+
+
+def service(epoch: int, train_loss: float, data: dict[str, Any] | None = None) -> Client:
+    """A service with one trial and one recorded point. Without `data`, no trial has reported on its data set."""
     point = {"step": 1, "value": train_loss, "timestamp": "2026-01-01T00:00:00Z"}
     answers: dict[str, Any] = {
         "3": TRIAL | {"epoch": epoch},
         "spec": SPEC.bind({}, 3).model_dump(mode="json"),
+        "data": data,
         "curves": {"trial": 3, "mlflow_run_id": "r", "metrics": {"train_loss": [point]}},
     }
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=answers[request.url.path.rpartition("/")[2]])
+        asked = request.url.path.rpartition("/")[2]
+        if asked == "data" and data is None:
+            absent = NotFoundError("no trial has read the data yet").document()
+            return httpx.Response(404, json=absent, headers={"Content-Type": MEDIA_TYPE})
+        return httpx.Response(200, json=answers[asked])
 
     return Client("http://rung", transport=httpx.MockTransport(answer))
 
@@ -53,6 +61,15 @@ def test_a_trial_that_differs_says_so(tmp_path: Path, capfd: pytest.CaptureFixtu
         )
     assert status == 0, "what was computed once is computed again, in another process"
     assert "1 point is equal bit for bit" in capfd.readouterr().out
+
+
+def test_a_trial_of_other_data_is_not_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with service(1, 0.5, DATA) as client:
+        status = local_process.reproduce(
+            client, "abc", 3, data_root=tmp_path, cache_root=tmp_path / "cache", tolerance=None, as_json=False
+        )
+    assert status == 2
+    assert "the data set digits has changed since the trial: its classes are" in capfd.readouterr().err
 
 
 def test_a_trial_without_an_epoch_cannot_be_compared(tmp_path: Path) -> None:
