@@ -29,7 +29,7 @@ EXPERIMENTS = "/api/v1/experiments"
 START_S = 60
 #: What the service answers each kind of clients, beside that it is busy (503).
 EXPECTED = {
-    "bad_heartbeats": {"401", "404"},
+    "bad_heartbeats": {"401", "403"},
     "unfinished_bodies": {"408"},
     "expensive_specs": {"422"},
     "idle_connections": {"closed"},
