@@ -38,6 +38,10 @@ class Received:
         return self.headers["webhook-id"]
 
 
+#: Number of interim answers before the final one.
+HINTS = {"hint": 2, "hints": 100}
+
+
 class WebhookReceiver:
     """The process, seen from a test."""
 
@@ -46,8 +50,8 @@ class WebhookReceiver:
         self.url = f"http://127.0.0.1:{port}"
 
     def behave(self, how: str = "accept", status: int = 200) -> None:
-        """`accept`, `hint` (two interim answers first), `hang` (no answer), `drip` (a byte of a header at a time, for
-        ever), `redirect`, `drop`."""
+        """`accept`, `hint` (two interim answers first), `hints` (more than a sender reads), `hang` (no answer), `drip`
+        (a byte of a header at a time, for ever), `redirect`, `drop`."""
         self._control({"how": how, "status": status})
 
     def received(self) -> list[Received]:
@@ -119,9 +123,9 @@ def main() -> None:
                 self.send_response(302)
                 self.send_header("Location", f"http://{self.headers['Host']}/elsewhere")
                 self.end_headers()
-            elif how in {"accept", "hint"}:
-                if how == "hint":
-                    self.wfile.write(2 * b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+            elif how in {"accept", *HINTS}:
+                hints = HINTS.get(how, 0)
+                self.wfile.write(hints * b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
                 self.answer(status, b"ok")
 
     with PromptServer(("127.0.0.1", 0), Handler) as server:

@@ -93,6 +93,11 @@ def test_interim_answers_are_not_the_answer(receiver: WebhookReceiver, status: i
     assert post(sender(), receiver.url) == Result(delivered, f"answered {status}", status)
 
 
+def test_interim_answers_without_end_are_no_answer(receiver: WebhookReceiver) -> None:
+    receiver.behave("hints")
+    assert post(sender(), receiver.url).outcome == "ended the connection without a valid answer"
+
+
 def test_no_redirect_is_followed(receiver: WebhookReceiver) -> None:
     receiver.behave("redirect")
     before = len(receiver.received())
