@@ -4,8 +4,7 @@
 input, where `data` is the experiment's report on its data set, or null. Exit status: 0 reproduced, 1 it differs, 2 it
 cannot be run here. On a CPU with the recorded number of threads every point must be equal bit for bit, and also on a
 GPU if the trial asked for deterministic algorithms. Otherwise a GPU adds in no fixed order, and several GPUs in another
-one, so the objective may differ by a tolerance. It
-must not know Ray, MLflow or the service.
+one, so the objective may differ by a tolerance. It must not know Ray, MLflow or the service.
 """
 
 from __future__ import annotations
