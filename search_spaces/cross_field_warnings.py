@@ -210,8 +210,8 @@ def _eps(spec: ExperimentSpec) -> Iterator[Problem]:
 
 
 def _rprop(spec: ExperimentSpec) -> Iterator[Problem]:
+    others = [one.kind for _, one in schedulers(spec) if one not in (Constant(), Plateau())]  # somebody chose it
     for path, optimizer in alternatives(spec.search_space.optimizer, "search_space.optimizer"):
-        others = [one.kind for _, one in schedulers(spec) if one not in (Constant(), Plateau())]  # somebody chose it
         if isinstance(optimizer, Rprop) and others:
             rule = (
                 f"should be another optimizer, or search_space.scheduler constant: rprop ignores {others[0]} after its "
