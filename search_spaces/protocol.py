@@ -444,6 +444,9 @@ class LaunchConfig(Message):
     slot_nodes: dict[str, int] | None = Field(
         None, description="number of these slots by the id of their node; None: Ray chooses the nodes"
     )
+    excluded_nodes: list[str] = Field(
+        default_factory=list, description="ids of nodes that failed the attempt before, which this one does not use yet"
+    )
     controls: KnownControls | None = Field(None, description="the current controls; None: as the spec says")
     cancel_trials: list[int] = Field(default_factory=list, description="trials to cancel that have not ended")
     trials: int = Field(

@@ -79,7 +79,7 @@ class HeartbeatThread:
         self.phase = Phase.STARTING
         self.reason = ""
         self.notice: Callable[[], str] = lambda: ""
-        self.excluded_nodes: Callable[[], list[str]] = list
+        self.excluded_nodes: Callable[[], list[str]] = lambda: launch.excluded_nodes
         self.leaving_nodes: Callable[[], list[str]] = list
         self.directives = Directives(
             slots=launch.slots,

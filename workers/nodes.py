@@ -11,7 +11,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from typing import Any, Protocol
@@ -217,6 +217,7 @@ class Nodes:
         self._again: dict[str, float] = {}  # when such a node is checked again, unless it is being checked
         self._exclusions: Counter[str] = Counter()
         self.leaving = LeavingNodes(self._cluster, clock)
+        self._exclude_again(launch.excluded_nodes)
 
     def look(self, wait_s: float = 0.0) -> None:
         """Check nodes that have joined, and again those that failed some time ago; learn which ones leave.
@@ -255,6 +256,13 @@ class Nodes:
         if node not in self._unusable:
             log.error("%s; this experiment does not use it for now", failure.reason)
             self._unusable = {**self._unusable, node: failure}
+
+    def _exclude_again(self, nodes: Collection[str]) -> None:
+        """Nodes that failed the attempt before: a check alone does not show that they can load the data."""
+        self._known.update(nodes)
+        names = {one["NodeID"]: one.get("NodeName") for one in self._cluster.nodes()} if nodes else {}
+        for node in nodes:
+            self.exclude(Failure(ErrorKind.NODE, f"node {names.get(node) or node} failed the attempt before", node))
 
     def excluded(self) -> list[str]:
         """Ray's ids of the nodes that must not be used."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -24,6 +25,8 @@ from service.store.models import Attempt, Experiment, Trial
 
 #: For so long after its end a driver may send the winner's plots to MLflow.
 PLOTS = timedelta(hours=1)
+#: For so long, the next attempt does not use a node that failed one: as long as a driver waits before it tries again.
+NODES_AGAIN = timedelta(minutes=10)
 #: The workspace that an MLflow has from the beginning. It is the one of the team `default`.
 DEFAULT_WORKSPACE = DEFAULT_TEAM
 #: The reason of an experiment that returns to the queue because its slots are others'.
@@ -40,9 +43,10 @@ def start(session: Session, experiment: Experiment, slots: int, now: datetime) -
     """A new attempt of a queued experiment, and the token that only its driver will know."""
     experiments.move(session, experiment, State.RUNNING, now)
     token = secrets.token_urlsafe(32)
+    experiment.excluded_nodes = excluded_nodes(session, [experiment], now).get(experiment.id)
     experiment.attempt += 1
     experiment.slots, experiment.phase = slots, Phase.STARTING
-    experiment.excluded_nodes = experiment.leaving_nodes = None
+    experiment.leaving_nodes = None
     attempt = Attempt(
         id=attempt_id(experiment.id, experiment.attempt),
         experiment_id=experiment.id,
@@ -101,6 +105,17 @@ def list_all(session: Session, experiment: Experiment) -> list[Attempt]:
     """Every attempt, oldest first."""
     query = select(Attempt).where(Attempt.experiment_id == experiment.id)
     return list(session.scalars(query.order_by(Attempt.number)))
+
+
+def excluded_nodes(session: Session, queued: Iterable[Experiment], now: datetime) -> dict[str, list[str]]:
+    """Ids of the nodes that queued experiments do not use yet, by experiment: those that failed their last attempts,
+    which ended less than NODES_AGAIN ago."""
+    found = {attempt_id(one.id, one.attempt): one for one in queued if one.excluded_nodes}
+    if not found:
+        return {}
+    ended = session.execute(select(Attempt.id, Attempt.ended_at).where(Attempt.id.in_(found)))
+    lately = [found[one] for one, at in ended if at is not None and timedelta(0) <= now - at < NODES_AGAIN]
+    return {one.id: list(one.excluded_nodes or ()) for one in lately}
 
 
 def pending_cancellations(session: Session, experiment: Experiment) -> list[int]:

@@ -111,6 +111,7 @@ def move(session: Session, experiment: Experiment, to: State, now: datetime, rea
     if to not in DRIVEN:
         experiment.slots, experiment.phase = 0, ""
     if to is State.QUEUED:
+        _keep_excluded_nodes(experiment, was_preempted=state is State.PREEMPTING)
         experiment.ended_at, experiment.archived_at, experiment.mlflow_closed = None, None, False
     if to is State.RUNNING:
         experiment.started_at, experiment.retry_at = experiment.started_at or now, None
@@ -119,6 +120,13 @@ def move(session: Session, experiment: Experiment, to: State, now: datetime, rea
         _close_trials(session, experiment, now)
     if event is not None and is_news:
         notifications.publish(session, event, experiment, now)
+
+
+def _keep_excluded_nodes(experiment: Experiment, *, was_preempted: bool) -> None:
+    """Whoever only lost its slots does not use them yet: they would fail it again. Those that left are gone."""
+    leaving = experiment.leaving_nodes or ()
+    kept = [node for node in experiment.excluded_nodes or () if node not in leaving] if was_preempted else []
+    experiment.excluded_nodes, experiment.leaving_nodes = kept or None, None
 
 
 def block(session: Session, experiment: Experiment, now: datetime, reason: str) -> None:

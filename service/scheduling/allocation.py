@@ -9,6 +9,8 @@ Slots are given one at a time, each time from the beginning, so what runs has no
 4. Inside a team, the highest priority comes first, then the person and then the experiment that has the least, then
    the older one.
 
+An experiment that has a choice of nodes makes room for one that has none (`exchange`).
+
 `cost` says what a slot costs. It must not know the database or Ray.
 """
 
@@ -20,7 +22,8 @@ from collections.abc import Mapping, Sequence
 
 from service.domain.cluster import Cluster
 from service.scheduling.cost import Costs
-from service.scheduling.placement import UNITS, Placement, Preference, Size, is_large_enough
+from service.scheduling.exchange import exchange
+from service.scheduling.placement import UNITS, Placement, Size, is_large_enough
 from service.scheduling.shares import Demand, Grant, Pool, Share, Stop, Why
 from service.scheduling.turns import Entry, Team, lend
 
@@ -95,7 +98,7 @@ class _Round:
         if self._exceeds_limit(team, entry) or team.runs_most:
             return
         node = self._placement.place(
-            entry.size, entry.held, protected=True, spare_gpus=False, preference=_preference(entry)
+            entry.size, entry.held, protected=True, spare_gpus=False, preference=entry.preference()
         )
         if node is not None:
             self._take(team, entry, node)
@@ -131,7 +134,9 @@ class _Round:
         entry.why, node = self._forbidden(team, entry), None
         if entry.why is None and (entry.held or entry.size not in self._full):
             spare_gpus = bool(entry.nodes) or not entry.demand.running
-            node = self._placement.place(entry.size, entry.held, spare_gpus=spare_gpus, preference=_preference(entry))
+            node = self._placement.place(entry.size, entry.held, spare_gpus=spare_gpus, preference=entry.preference())
+            if node is None and entry.size not in self._full:
+                node = exchange(entry, self._entries, self._placement)
         if node is None:
             if entry.why is None:
                 self._full.add(entry.size)
@@ -198,12 +203,6 @@ class _Round:
         return Share(
             len(nodes), reason, tuple(nodes), entry.turn, len(nodes) * entry.cost / UNITS, team.level is not None
         )
-
-
-def _preference(entry: Entry) -> Preference | None:
-    demand = entry.demand
-    more = demand.most - len(entry.nodes)
-    return Preference(demand.placement, entry.nodes, more) if demand.placement else None
 
 
 def _size(demand: Demand) -> Size:

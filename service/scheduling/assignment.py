@@ -25,7 +25,7 @@ from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.resources import slots_of_gpu
 from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import DRIVEN, State
-from service.domain import budgets, experiments
+from service.domain import attempts, budgets, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
 from service.scheduling import growth, metering, pools, queue, reasons
@@ -94,7 +94,9 @@ def assign_slots(
     max_drivers = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
     spent = budgets.watch(session, now)
     leaving = frozenset(chain.from_iterable(one.leaving_nodes or () for one in driven))
-    seen = _Seen(now, progress, since, trial_nodes, spent, leaving, limits.park_s, max_drivers)
+    excluded = attempts.excluded_nodes(session, chain.from_iterable(candidates.values()), now)
+    excluded |= {one.id: one.excluded_nodes for one in driven if one.excluded_nodes}
+    seen = _Seen(now, progress, since, trial_nodes, spent, excluded, leaving, limits.park_s, max_drivers)
     least = {name: one.min_drivers for name, one in terms.items()}
     places = DriverPlaces(limits.max_drivers, least, (experiment.pool for experiment in driven))
     shared: dict[str, _Shared] = {}
@@ -137,14 +139,15 @@ def assign_slots(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a pass has read of all pools. `spent`: teams without a budget that is left. `leaving`: nodes that end soon,
-    as any driver knows."""
+    """What a pass has read of all pools. `spent`: teams without a budget that is left. `excluded`: nodes that an
+    experiment does not use. `leaving`: nodes that end soon, as any driver knows."""
 
     now: datetime
     progress: Mapping[str, _Progress]
     since: Mapping[str, Since]
     trial_nodes: Mapping[str, Sequence[str]]
     spent: Collection[str]
+    excluded: Mapping[str, Collection[str]]
     leaving: frozenset[str]
     park_s: float
     max_drivers: int
@@ -169,6 +172,7 @@ class _Shared:
     lacking: Mapping[str, int]
     sentence: Callable[[float, float, frozenset[str], Why, str, bool], str]
     unmeasured: Collection[str]  # those that may share GPUs once it is measured
+    excluded: Mapping[str, Collection[str]]  # nodes that failed them
 
     def refuse(self, experiment_id: str) -> None:
         """It has slots, but no driver may start for it."""
@@ -187,6 +191,7 @@ class _Shared:
             if (why := self.whys.get(one)) is not None:
                 size = _size(self.demands[one])
                 sentence = self.sentence(*size, why, of_new_node.get(one, ""), one in self.unmeasured)
+                sentence += reasons.not_on(len(self.excluded.get(one, ())))
                 found[one] = Waiting(why, sentence)
         return found
 
@@ -211,7 +216,8 @@ def _share(
         protected = has_run_s is not None and experiment.slots > 0 and has_run_s < terms.min_run_s
         try:
             held = seen.trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
-            demand = _demand(experiment, seen.progress[experiment.id], cluster, seen.leaving)
+            excluded = seen.leaving.union(seen.excluded.get(experiment.id, ()))
+            demand = _demand(experiment, seen.progress[experiment.id], cluster, excluded)
             demands[experiment.id] = replace(demand, protected=protected, held=tuple(held))
             if experiment.packing is not None and experiment.gpus_per_trial is None and cluster.gpus:
                 experiment.gpus_per_trial = demand.gpus  # from now on it waits for a GPU, also while there is none
@@ -249,7 +255,7 @@ def _share(
             nodes = terms.nodes.of_types(demands[experiment.id].gpu_types)
             _write_share(experiment, shares[experiment.id], nodes, is_overdue)
     whys = {name: share.why for name, share in shares.items() if not share.slots}
-    return _Shared(wanted, shares, whys, lacking, sentence, unmeasured)
+    return _Shared(wanted, shares, whys, lacking, sentence, unmeasured, seen.excluded)
 
 
 def _slot(demand: Demand) -> Size:
@@ -322,7 +328,7 @@ def _read_progress(session: Session, ids: list[str]) -> dict[str, _Progress]:
     return found
 
 
-def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster, leaving: frozenset[str]) -> Demand:
+def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster, excluded: frozenset[str]) -> Demand:
     """What an experiment demands. Raises ValidationError if this version cannot read it."""
     cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
     if cpus is None:  # the size was not stored as a number
@@ -343,7 +349,7 @@ def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster, leavi
         most=min(most, controls.max_concurrent_trials or most),
         running=is_driven,
         priority=controls.priority,
-        excluded=leaving.union(experiment.excluded_nodes or ()) if is_driven else leaving,
+        excluded=excluded,
         gpu_types=experiment.allowed_gpu_types,
         placement=experiment.placement_rule,
         team=experiment.team_id,

@@ -37,6 +37,11 @@ class Size:
     ) -> Size:
         return cls(round(cpus * UNITS), round(gpus * UNITS), excluded, gpu_types)
 
+    @property
+    def is_choosy(self) -> bool:
+        """Whether there are nodes that it may not be on, however large they are."""
+        return bool(self.excluded or self.gpu_types)
+
     def allows(self, node: Node) -> bool:
         """Whether such a trial may be on a node, however large that is."""
         return node.id not in self.excluded and (not self.gpu_types or node.gpu_type in self.gpu_types)
@@ -127,7 +132,7 @@ class Placement:
 
     def __init__(self, cluster: Cluster, demanded: Counter[Size], wants_gpus: bool) -> None:
         self._wants_gpus = wants_gpus
-        choosy = [(size, count) for size, count in demanded.items() if size.excluded or size.gpu_types]
+        choosy = [(size, count) for size, count in demanded.items() if size.is_choosy]
         self._rooms = [
             _room(node, sum(count for size, count in choosy if not size.allows(node))) for node in cluster.nodes
         ]
@@ -139,6 +144,10 @@ class Placement:
         for node in known:
             self._by_id[node].hold(size, 1)
         return known
+
+    def allows(self, size: Size, node: str) -> bool:
+        """Whether such a trial may be on a node, by its id, however large that is."""
+        return node in self._by_id and size.allows(self._by_id[node].node)
 
     def release(self, size: Size, nodes: Iterable[str]) -> None:
         """Trials that run on these nodes will get no slot there."""

@@ -27,7 +27,7 @@ PLAIN = {
     Why.LIMIT: "waiting for its team: it uses as much of the cluster as it may",
     Why.MAX_RUNNING: "waiting for another experiment of its team to end: as many run as may",
     Why.DRAINING: "waiting for free slots: trials on a node are ending, so that a trial of this size fits",
-    Why.MOVING: "waiting for its trials to leave a node that a larger trial needs",
+    Why.MOVING: "waiting for its trials to leave a node that another trial needs",
 }
 
 
@@ -38,6 +38,11 @@ def requested(age_s: float) -> str:
         return REQUESTED
     minutes = int(age_s // LATE_S * LATE_S // 60)
     return f"{REQUESTED} {counted(minutes, 'minute') if minutes < 120 else f'{minutes // 60} hours'} ago, {IN_VAIN}"
+
+
+def not_on(nodes: int) -> str:
+    """What follows a sentence where this number of nodes failed the last attempt."""
+    return f"; not on {counted(nodes, 'node')} that failed its last attempt" if nodes else ""
 
 
 class Sentences:

@@ -265,7 +265,7 @@ class Reconciler:
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
             team, workspace, packing = experiment.team_id, experiment.mlflow_workspace, experiment.packing
-            promised = experiment.slot_nodes
+            promised, excluded = experiment.slot_nodes, experiment.excluded_nodes
         user, password = settings.mlflow_username, settings.mlflow_password
         if settings.mlflow_workspaces:  # MLflow asks this service what the attempt may do there
             user, password = attempt.id, token
@@ -278,6 +278,7 @@ class Reconciler:
             heartbeat_s=settings.heartbeat_s,
             slots=share.slots,
             slot_nodes=promised,
+            excluded_nodes=excluded or [],
             controls=controls,
             cancel_trials=cancel_trials,
             trials=trials,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from service.scheduling.placement import UNITS, Size
+from service.scheduling.placement import UNITS, Preference, Size
 from service.scheduling.shares import Demand, Grant, Why
 
 
@@ -36,6 +36,11 @@ class Entry:
 
     def rank(self) -> tuple[int, float, str]:
         return self.spent(), self.demand.submitted_at, self.demand.experiment_id
+
+    def preference(self) -> Preference | None:
+        """Which nodes it prefers for its next slots; None if it does not matter."""
+        rule = self.demand.placement
+        return Preference(rule, self.nodes, self.demand.most - len(self.nodes)) if rule else None
 
 
 class _Person:

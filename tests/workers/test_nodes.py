@@ -198,6 +198,17 @@ def test_a_node_that_failed_is_checked_again_after_a_while_and_then_used(launch:
     assert found.excluded() == []
 
 
+def test_a_node_that_failed_the_attempt_before_is_not_used_until_it_is_checked_later(launch: BuildLaunch) -> None:
+    clock, cluster = Clock(), MemoryCluster("w1", "w2")
+    found = Nodes(launch(excluded_nodes=["w2"]), cluster, clock.monotonic)
+    found.look()
+    assert (found.excluded(), found.reason()) == (["w2"], "node w2 failed the attempt before")
+    assert cluster.begun == ["w1"], "a check now would only show that it is there"
+    clock.sleep(nodes.AGAIN_S + nodes.LOOK_S)
+    found.look()
+    assert (found.excluded(), cluster.begun) == ([], ["w1", "w2"])
+
+
 def test_a_node_whose_check_itself_fails_stays_excluded_and_a_new_one_is_used(launch: BuildLaunch) -> None:
     clock, cluster = Clock(), MemoryCluster("w1", "w2")
     cluster.broken = {"w1", "w2"}
