@@ -86,8 +86,8 @@ class AccountAuthentication:
         if token is None:
             raise UnauthorizedError("this service needs a token")
         now = self._clock()
-        with self._database.read() as session:
-            found = issued_tokens.recognize(session, token, now)
+        with self._database.engine.connect() as connection:
+            found = issued_tokens.recognize(connection, token, now)
         if found is None:
             raise UnauthorizedError(UNKNOWN)
         if found.use_is_due and found.principal.token is not None:

@@ -234,7 +234,7 @@ def test_a_token_of_a_sign_in_is_a_persons(client: httpx.Client, admin: httpx.Cl
     add(admin)
     text = log_in(client).json()["token"]
     with context.database.read() as session:
-        found = issued_tokens.recognize(session, text, datetime.now(UTC))
+        found = issued_tokens.recognize(session.connection(), text, datetime.now(UTC))
     assert found is not None
     assert found.principal.login == "ada"
     assert context.settings.auth is AuthMode.ACCOUNTS
