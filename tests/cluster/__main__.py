@@ -19,8 +19,7 @@ from tests.cluster.container import Container
 from tests.cluster.host import BOUND, why_missing
 from tests.cluster.installation import LEFT_OUT, Installation
 from tests.cluster.root import Root
-from tests.deployment.compose_file import FOLDER
-from tests.deployment.environment import values
+from tests.deployment.compose_file import FOLDER, values
 
 ENVIRONMENT = FOLDER / ".env"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ KNOWN = frozenset(
     (
         *("build", "image", "entrypoint", "command", "user", "environment", "init", "restart", "profiles", "deploy"),
         *("networks", "ports", "volumes", "tmpfs", "read_only", "shm_size", "depends_on", "healthcheck", "logging"),
-        *("cap_add", "cap_drop", "security_opt", "stop_grace_period"),
+        *("cap_add", "cap_drop", "security_opt", "stop_grace_period", "env_file"),
     )
 )
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
@@ -123,7 +123,7 @@ def _service(name: str, given: Mapping[str, Any], target: str, image: Image) -> 
         target=target,
         user=given.get("user", image.user),
         command=(*entrypoint, *map(str, given.get("command", image.command))),
-        environment={**image.environment, **given.get("environment", {})},
+        environment={**image.environment, **_of_files(given.get("env_file", [])), **given.get("environment", {})},
         health=_health(given["healthcheck"]) if "healthcheck" in given else image.health,
         networks=tuple(given.get("networks", ["default"])),
         mounts=tuple(_mount(one) for one in given.get("volumes", [])),
@@ -157,6 +157,21 @@ def _health(given: Mapping[str, Any]) -> HealthCheck | None:
 def _mount(text: str) -> Mount:
     source, target, *options = text.split(":")
     return Mount(source, target, "ro" in options)
+
+
+def _of_files(given: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The variables of files beside the Compose file, of which one that is not `required` may be absent."""
+    found: dict[str, str] = {}
+    for one in given:
+        if one.get("required", True) or (FOLDER / one["path"]).exists():
+            found |= values(FOLDER / one["path"])
+    return found
+
+
+def values(file: Path) -> dict[str, str]:
+    """The variables of a file of Docker Compose."""
+    lines = (line for line in file.read_text().splitlines() if line and not line.startswith("#"))
+    return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
 
 def _value(found: re.Match[str], variables: Mapping[str, str]) -> str:

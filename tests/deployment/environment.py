@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.deployment.compose_file import FOLDER
+from tests.deployment.compose_file import FOLDER, values
 
 EXAMPLE = FOLDER / "env.example"
 PASSWORDS = (
@@ -21,12 +21,6 @@ PASSWORDS = (
     "MLFLOW_COOKIE_SECRET",
 )
 CADDY = Path(sys.executable).with_name("caddy")
-
-
-def values(file: Path) -> dict[str, str]:
-    """The variables of a file of Docker Compose."""
-    lines = (line for line in file.read_text().splitlines() if line and not line.startswith("#"))
-    return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
 
 def example() -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from service.environment import read_settings
-from tests.deployment import environment
+from tests.deployment import compose_file, environment
 from tests.deployment.compose_file import (
     FOLDER,
     VARIABLE,
@@ -84,6 +84,18 @@ def test_secrets_are_given_to_those_only_that_need_them(found: dict[str, Service
     assert holders("MLFLOW_ADMIN_PASSWORD") == {"mlflow", "rung", "tools"}
     assert holders("MLFLOW_COOKIE_SECRET") == {"mlflow"}
     assert holders("RUNG_SECRET_KEY") == {"rung"}
+
+
+def test_credentials_of_a_bucket_reach_those_that_use_the_storage(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "storage.env").write_text("# of a test\nAWS_REGION=eu-central-1\n\nAWS_SECRET_ACCESS_KEY='a=b'\n")
+    monkeypatch.setattr(compose_file, "FOLDER", tmp_path)
+    found = services(variables, images() | OTHERS)
+    having = {one.name for one in found.values() if one.environment.get("AWS_SECRET_ACCESS_KEY") == "a=b"}
+    assert having == {"rung", "tools", "ray-head", "ray-worker", "ray-worker-gpu"}
+    for name in (".gitignore", ".dockerignore"):
+        assert "docker/storage.env" in (FOLDER.parent / name).read_text().splitlines()
 
 
 def test_no_secret_is_in_a_command(found: dict[str, Service], variables: dict[str, str]) -> None:
