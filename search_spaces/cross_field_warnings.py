@@ -23,7 +23,7 @@ from search_spaces.phrases import counted
 from search_spaces.problems import Problem, shorten
 from search_spaces.replicates import Finalists
 from search_spaces.sampling import choices, count_distinct, distinct
-from search_spaces.schedulers import Constant, Plateau
+from search_spaces.schedulers import FAINT, MAX_FAINT_SHARE, Constant, Plateau
 from search_spaces.searchers.drawn import DrawnSearcherSpec
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _precision(spec: ExperimentSpec) -> Iterator[Problem]:
 
 def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
     rates = [bounds_of(optimizer.lr) for _, optimizer in alternatives(spec.search_space.optimizer, "")]
-    lowest = min(low for low, _ in rates)
+    lowest, highest = min(low for low, _ in rates), max(high for _, high in rates)
     for path, scheduler in schedulers(spec):
         for found in scheduler.warnings(spec.max_epochs):
             yield Problem(f"{path}.{found.field}", found.rule, found.value)
@@ -159,6 +159,21 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
         if isinstance(scheduler, Plateau) and spec.objective.is_share and bounds_of(scheduler.threshold)[0] >= 1:
             rule = f"should be less than 1, because {metric} is a fraction: no epoch would count as an improvement"
             yield Problem(f"{path}.threshold", rule, bounds_of(scheduler.threshold)[0])
+        if isinstance(scheduler, Plateau) and (factor := bounds_of(scheduler.factor)[0]) < FAINT:
+            yield from _single_reduction(scheduler, f"{path}.factor", factor, highest, spec.max_epochs)
+
+
+def _single_reduction(
+    scheduler: Plateau, path: str, factor: float, highest: float, max_epochs: int
+) -> Iterator[Problem]:
+    """The first epoch sets the mark, and patience + 1 others miss it."""
+    earliest = bounds_of(scheduler.warmup_epochs)[0] + bounds_of(scheduler.patience)[0] + 2
+    if bounds_of(scheduler.min_lr)[0] < FAINT * highest and earliest < MAX_FAINT_SHARE * max_epochs:
+        rule = (
+            f"should be at least {FAINT:g}, otherwise a single reduction, which may come after epoch "
+            f"{math.ceil(earliest)} of {max_epochs}, leaves a learning rate with which a trial learns almost nothing"
+        )
+        yield Problem(path, rule, factor)
 
 
 def _rises(spec: ExperimentSpec) -> Iterator[Problem]:

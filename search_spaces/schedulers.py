@@ -23,6 +23,10 @@ from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 SHORTEST_PHASE = 1e-6  # length in steps of a one_cycle's rise, which must not be 0
 LONGEST_HALF_CYCLE = 2**53  # in steps: no trial comes near its end, and a longer one is no whole number
 MAX_WARMUP_SHARE = 0.5  # of a trial; with more, most epochs train below the base rate
+FAINT = 1e-3  # of the base rate: below it, an epoch hardly changes the network
+MAX_FAINT_SHARE = 0.5  # of a trial, in which the rate may be fainter
+LARGER = "should be larger"
+LARGEST_EXPONENT = 700.0  # of e, as a float
 ALTERNATIVE = "use a smaller value, or a schedule that follows max_epochs, such as cosine"
 
 Ratio = Searchable[Annotated[Number, Field(gt=0, lt=1)]]
@@ -47,6 +51,19 @@ class Horizon:
     @property
     def steps(self) -> int:
         return max(1, round(self.epochs * self.batches))
+
+
+@dataclass(frozen=True)
+class Fade:
+    """From `begins` on, in epochs after warmup, the learning rate stays below FAINT of the base rate.
+
+    Of a domain, that is so for the value that ends earliest. `remedy` says what `field`, now `value`, should be.
+    """
+
+    begins: float
+    field: str
+    remedy: str
+    value: Any
 
 
 class SchedulerSpec(Spec):
@@ -85,7 +102,24 @@ class SchedulerSpec(Spec):
         if longest > MAX_WARMUP_SHARE * max_epochs:
             rule = f"should be at most half of max_epochs={max_epochs}, because the schedule begins after it"
             yield Problem("warmup_epochs", rule, longest)
+        yield from self._faint(max_epochs)
         yield from self.inactive(max_epochs - longest)
+
+    def fade(self, epochs: float) -> Fade | None:
+        """When the learning rate is almost nothing for good, of a schedule over `epochs` epochs after warmup; None
+        where it never is, or where validation decides."""
+        return None
+
+    def _faint(self, max_epochs: int) -> Iterator[Problem]:
+        warmup = bounds_of(self.warmup_epochs)[0]
+        found = self.fade(max_epochs - warmup)
+        if found and (begins := warmup + found.begins) < MAX_FAINT_SHARE * max_epochs:
+            rule = (
+                f"{found.remedy}, otherwise the learning rate is less than {FAINT:g} of its base from epoch "
+                f"{math.ceil(begins) + 1} of {max_epochs} on, where a trial learns almost nothing; or use a schedule "
+                "that follows max_epochs, such as cosine"
+            )
+            yield Problem(found.field, rule, found.value)
 
     def inactive(self, epochs: float) -> Iterator[Problem]:
         """Values with which the schedule has no effect within `epochs` epochs after warmup."""
@@ -154,6 +188,10 @@ class Step(SchedulerSpec):
     def inactive(self, epochs: float) -> Iterator[Problem]:
         yield from _never("step_size", self.step_size, epochs, "the learning rate is not reduced")
 
+    def fade(self, epochs: float) -> Fade | None:
+        gamma = bounds_of(self.gamma)[0]
+        return Fade(_faint_power(gamma) * bounds_of(self.step_size)[0], "gamma", LARGER, gamma)
+
 
 class MultiStep(SchedulerSpec):
     """Multiply the rate by `gamma` at each milestone, given as a share of the epochs after warmup."""
@@ -186,6 +224,12 @@ class MultiStep(SchedulerSpec):
             rule = f"should be before the last of {after}, to have an effect; {ALTERNATIVE}"
             yield Problem(f"milestones[{len(self.milestones) - 1}]", rule, last)
 
+    def fade(self, epochs: float) -> Fade | None:
+        gamma = bounds_of(self.gamma)[0]
+        if (power := _faint_power(gamma)) > len(self.milestones):
+            return None
+        return Fade(max(1, round(bounds_of(self.milestones[power - 1])[0] * epochs)), "gamma", LARGER, gamma)
+
 
 class Exponential(SchedulerSpec):
     """Multiply the rate by `gamma` after every epoch."""
@@ -203,6 +247,10 @@ class Exponential(SchedulerSpec):
             rule = "should change within an epoch, as cosine does, because there is only one epoch after warmup"
             yield Problem("kind", rule, self.kind)
 
+    def fade(self, epochs: float) -> Fade | None:
+        gamma = bounds_of(self.gamma)[0]
+        return Fade(_faint_power(gamma), "gamma", LARGER, gamma)
+
 
 class Polynomial(SchedulerSpec):
     """Fall to zero as (1 - t/T) to the `power`."""
@@ -216,6 +264,10 @@ class Polynomial(SchedulerSpec):
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"total_iters": horizon.steps, "power": self.power}
+
+    def fade(self, epochs: float) -> Fade | None:
+        power = bounds_of(self.power)[1]
+        return Fade(epochs * (1 - FAINT ** (1 / power)), "power", "should be smaller", power)
 
 
 class Cosine(SchedulerSpec):
@@ -235,10 +287,12 @@ class Cosine(SchedulerSpec):
 
     def warnings(self, max_epochs: int) -> Iterator[Problem]:
         """Also a fall that does not end with the trial; a searched `t_max` may end earlier."""
-        yield from super().warnings(max_epochs)
+        searched = isinstance(self.t_max, Domain)
+        for found in super().warnings(max_epochs):
+            if searched or found.field != "t_max":  # of one value, it is said below
+                yield found
         if self.t_max is None:
             return
-        searched = isinstance(self.t_max, Domain)
         length = bounds_of(self.t_max)[1]
         for warmup in bounds_of(self.warmup_epochs)[:: -1 if searched else 1]:
             end = warmup + length
@@ -253,6 +307,12 @@ class Cosine(SchedulerSpec):
 
     def inactive(self, epochs: float) -> Iterator[Problem]:
         yield from _constant(self.min_factor)
+
+    def fade(self, epochs: float) -> Fade | None:
+        if bounds_of(self.min_factor)[0] >= FAINT:
+            return None
+        end = epochs if self.t_max is None else bounds_of(self.t_max)[0]
+        return Fade(end, "t_max", LARGER, end)
 
 
 class WarmRestarts(SchedulerSpec):
@@ -291,6 +351,16 @@ class WarmRestarts(SchedulerSpec):
             yield from _never("t_0", self.t_0, epochs, "the learning rate does not restart")
         yield from _constant(self.min_factor)
 
+    def fade(self, epochs: float) -> Fade | None:
+        """The first cycle whose peak is faint."""
+        decay, mult = bounds_of(self.peak_decay)[0], bounds_of(self.t_mult)[0]
+        if decay == 1:
+            return None
+        first = epochs / 3 if self.t_0 is None else bounds_of(self.t_0)[0]
+        cycle = _faint_power(decay)
+        begins = cycle if mult == 1 else math.expm1(min(cycle * math.log(mult), LARGEST_EXPONENT)) / (mult - 1)
+        return Fade(first * begins, "peak_decay", LARGER, decay)
+
 
 class Triangular(SchedulerSpec):
     """Up and down between `min_factor` of the base rate and all of it (Smith, 2017)."""
@@ -317,6 +387,14 @@ class Triangular(SchedulerSpec):
             "half_cycle_epochs", self.half_cycle_epochs, epochs, "the learning rate rises and never falls"
         )
         yield from _constant(self.min_factor)
+
+    def fade(self, epochs: float) -> Fade | None:
+        """The first cycle whose peak is faint: in cycle n (from 0), the amplitude is 0.5^n."""
+        lowest = bounds_of(self.min_factor)[0]
+        if lowest >= FAINT or not bounds_of(self.halve)[1]:
+            return None
+        cycle = math.floor(math.log2((1 - lowest) / (FAINT - lowest))) + 1
+        return Fade(2 * cycle * bounds_of(self.half_cycle_epochs)[0], "halve", "should be false", True)
 
 
 class OneCycle(SchedulerSpec):
@@ -349,6 +427,11 @@ class OneCycle(SchedulerSpec):
             "final_div_factor": self.final_div_factor,
             "cycle_momentum": False,
         }
+
+
+def _faint_power(factor: float) -> int:
+    """The lowest power of a factor that is less than FAINT."""
+    return math.floor(math.log(FAINT) / math.log(factor) + 1e-9) + 1
 
 
 def _never(field: str, length: Any, epochs: float, what: str) -> Iterator[Problem]:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from search_spaces.problems import SpecError
+from search_spaces.schedulers import Scheduler
 from search_spaces.validation import validate, warnings
+from tests.support.families import kinds
 
 WIDE = {"label_smoothing": {"uniform": [0, 0.1]}, "scheduler": "constant"}
 LISTED = {"batch_size": {"choice": [16, 32]}, "label_smoothing": {"quniform": [0, 0.2, 0.1]}, "scheduler": "constant"}
@@ -27,7 +29,7 @@ def only(found: list[str], field: str, *words: str) -> None:
 
 def test_more_configurations_than_a_float_can_count() -> None:
     milestones = [{"quniform": [share / 200, share / 200 + 0.004, 1e-7]} for share in range(1, 100)]
-    space = {"scheduler": {"kind": "multistep", "milestones": milestones}}
+    space = {"scheduler": {"kind": "multistep", "milestones": milestones, "gamma": 0.99}}
     common = {"max_epochs": 5000}
     assert warned(search_space=space, **common) == []
     assert warned(search_space=space | {"label_smoothing": {"uniform": [0.0, 0.1]}}, **common) == []
@@ -175,6 +177,69 @@ def test_a_schedule_that_never_acts(scheduler: Any, field: str, words: tuple[str
 )
 def test_a_schedule_that_acts_causes_no_warning(scheduler: Any) -> None:
     assert warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10, early_stopping="none") == []
+
+
+FADING: list[tuple[dict[str, Any], str, int]] = [
+    ({"kind": "exponential", "gamma": 1e-10}, "gamma", 2),
+    ({"kind": "exponential", "gamma": {"loguniform": [1e-10, 0.9]}}, "gamma", 2),
+    ({"kind": "exponential", "gamma": 0.4, "warmup_epochs": 1}, "gamma", 10),
+    ({"kind": "step", "step_size": 1, "gamma": 0.01}, "gamma", 3),
+    ({"kind": "multistep", "milestones": [0.1, 0.2, 0.3, 0.4, 0.9], "gamma": 0.1}, "gamma", 9),
+    ({"kind": "multistep", "milestones": [0.01], "gamma": 1e-30}, "gamma", 2),
+    ({"kind": "polynomial", "power": 10}, "power", 11),
+    ({"kind": "cosine", "t_max": {"choice": [1, 20]}}, "t_max", 2),
+    ({"kind": "warm_restarts", "peak_decay": 1e-9}, "peak_decay", 8),
+    ({"kind": "warm_restarts", "t_0": 0.1, "peak_decay": 0.9}, "peak_decay", 8),
+    ({"kind": "warm_restarts", "t_0": 1, "t_mult": 2, "peak_decay": 0.02}, "peak_decay", 4),
+    ({"kind": "triangular", "half_cycle_epochs": 0.25, "min_factor": 0, "halve": True}, "halve", 6),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "field", "epoch"), FADING)
+def test_a_schedule_that_soon_reduces_the_learning_rate_to_nothing(
+    scheduler: dict[str, Any], field: str, epoch: int
+) -> None:
+    found = warned(search_space=WIDE | {"scheduler": scheduler}, early_stopping="none")
+    only(found, f"search_space.scheduler.{field}", f"less than 0.001 of its base from epoch {epoch} of 20 on")
+
+
+def test_a_plateau_whose_single_reduction_leaves_nothing() -> None:
+    def of(**fields: Any) -> list[str]:
+        space = WIDE | {"scheduler": {"kind": "plateau", "factor": 1e-9, **fields}}
+        return warned(search_space=space, early_stopping="none")
+
+    only(of(patience=0), "search_space.scheduler.factor", "at least 0.001", "after epoch 2 of 20", "(got 1e-09)")
+    only(of(min_lr=1e-12), "search_space.scheduler.factor", "after epoch 4 of 20")
+    assert of(patience=8) == [], "most epochs come before it"
+    assert of(min_lr=1e-4) == [], "the rate is never lower than a tenth of it"
+    assert of(factor=1e-3) == []
+
+
+@pytest.mark.parametrize("max_epochs", [5, 20, 60])
+@pytest.mark.parametrize("kind", kinds(Scheduler))
+def test_no_default_reduces_the_learning_rate_to_nothing(kind: str, max_epochs: int) -> None:
+    found = warned(search_space=WIDE | {"scheduler": kind}, max_epochs=max_epochs, early_stopping="none")
+    assert [text for text in found if "of its base" in text] == []
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"kind": "exponential", "gamma": 0.5},
+        {"kind": "step", "step_size": 5, "gamma": 0.1},
+        {"kind": "multistep", "milestones": [0.5, 0.75], "gamma": 1e-4},
+        {"kind": "polynomial", "power": 9},
+        {"kind": "cosine", "t_max": {"uniform": [10, 20]}},
+        {"kind": "cosine", "t_max": {"uniform": [1, 20]}, "min_factor": 0.001},
+        {"kind": "warm_restarts", "t_0": 5, "peak_decay": 0.01},
+        {"kind": "warm_restarts", "t_0": 0.1, "t_mult": 1000, "peak_decay": 1 - 1e-16},
+        {"kind": "triangular", "half_cycle_epochs": 0.25, "halve": True},
+        {"kind": "triangular", "half_cycle_epochs": 0.25, "min_factor": 0},
+        {"kind": "one_cycle", "div_factor": 1e10, "final_div_factor": 1e10, "pct_start": 0.05},
+    ],
+)
+def test_a_schedule_that_trains_half_of_the_epochs_causes_no_warning(scheduler: Any) -> None:
+    assert warned(search_space=WIDE | {"scheduler": scheduler}, early_stopping="none") == []
 
 
 def test_a_schedule_of_whole_epochs_in_a_trial_of_one() -> None:

@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from search_spaces.insight import Finding
+from search_spaces.phrases import counted
 from search_spaces.protocol import TrialState
+from search_spaces.schedulers import FAINT
 
 FEWEST_EPOCHS = 5  # with fewer, a curve shows nothing
 LOSS_RISE = 0.1  # of the validation loss above its lowest value: overfitting
@@ -25,20 +27,40 @@ ENDS_LOW = frozenset({"cosine", "one_cycle", "polynomial"})  # schedules whose c
 Curve = Sequence[Mapping[str, float]]
 
 
-def findings(epochs: Curve, state: TrialState, scheduler: str = "", classes: int | None = None) -> list[Finding]:
-    """What the metrics of each epoch of a trial show."""
+def findings(
+    epochs: Curve,
+    state: TrialState,
+    scheduler: str = "",
+    classes: int | None = None,
+    last_learning_epoch: int | None = None,
+) -> list[Finding]:
+    """What the metrics of each epoch of a trial show. `last_learning_epoch` is the one after which the learning rate
+    stays almost nothing, None for none: then no further epoch would teach anything."""
     if state is TrialState.DIVERGED:  # in float16, steps that are not finite are skipped, and mean nothing
         return [_diverged(epochs)]
     if len(epochs) < FEWEST_EPOCHS:
         return []
+    faded = _faded(epochs, last_learning_epoch)
     if classes and (stuck := _stuck(epochs, classes)):
-        return [stuck]
-    found = [_unstable(epochs), _overfitting(epochs)]
+        return [stuck, faded] if faded else [stuck]
+    found = [_unstable(epochs), _overfitting(epochs), faded]
     if state is TrialState.COMPLETED:  # one that was stopped early had no time
-        found.append(_underfitting(epochs))
-        if scheduler not in ENDS_LOW:
+        found.append(_underfitting(epochs, longer=not faded))
+        if scheduler not in ENDS_LOW and not faded:
             found.append(_improving(epochs))
     return [one for one in found if one]
+
+
+def _faded(epochs: Curve, last: int | None) -> Finding | None:
+    """A schedule that usually ends near 0, as cosine does, is that low only in its last few epochs."""
+    if last is None or len(epochs) - last < max(1, len(epochs) // 5):
+        return None
+    text = (
+        f"the schedule ended learning at epoch {last}: in the {counted(len(epochs) - last, 'epoch')} after it, the "
+        f"learning rate was less than {FAINT:g} of its base, and more epochs would not help; use a schedule that "
+        "follows max_epochs, such as cosine, or one that reduces the rate less"
+    )
+    return Finding(kind="faded", text=text, figures={"epoch": last, "epochs": len(epochs)})
 
 
 def _diverged(epochs: Curve) -> Finding:
@@ -97,14 +119,15 @@ def _overfitting(epochs: Curve) -> Finding | None:
     return Finding(kind="overfitting", text=text, figures=_finite(figures))
 
 
-def _underfitting(epochs: Curve) -> Finding | None:
+def _underfitting(epochs: Curve, longer: bool) -> Finding | None:
     last = epochs[-1]
     training = last["validation_accuracy"] + last["generalization_gap"]
     if last["generalization_gap"] >= GAP or training >= LOW_TRAINING:
         return None
+    remedies = "a larger network, less regularization or more epochs" if longer else "a schedule that ends later"
     text = (
         f"training accuracy is only {training:.3f}, no more than {GAP:g} above validation accuracy "
-        f"({last['validation_accuracy']:.3f}): a larger network, less regularization or more epochs may help"
+        f"({last['validation_accuracy']:.3f}): {remedies} may help"
     )
     figures = {"train_accuracy": training, "validation_accuracy": last["validation_accuracy"]}
     return Finding(kind="underfitting", text=text, figures=_finite(figures))

@@ -6,17 +6,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from pydantic import TypeAdapter
+
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Choice, Finding, Importance, Insight, NextSpec, Sureness, TrainedStep, TrialFindings
 from search_spaces.phrases import counted
 from search_spaces.protocol import TrialState
 from search_spaces.replicates import run_name
-from search_spaces.sampling import NOT_APPLICABLE, count_distinct
+from search_spaces.sampling import NOT_APPLICABLE, count_distinct, draw_from, resolve
+from search_spaces.schedulers import Scheduler, SchedulerSpec
 from search_spaces.searched import searched_parameters
 from search_spaces.searchers.drawn import DrawnSearcherSpec
 from search_spaces.storage.base import ExperimentStorage
 from workers.insight.curves import findings
 from workers.insight.evidence import Evidence, gather
+from workers.insight.fading import last_learning_epoch
 from workers.insight.hyperparameters import important
 from workers.insight.next_spec import next_spec
 from workers.insight.parts import Parts
@@ -27,6 +31,7 @@ from workers.insight.sureness import sureness
 from workers.insight.trained import trained_path
 from workers.state.trial_table import Trial
 
+SCHEDULERS: TypeAdapter[SchedulerSpec] = TypeAdapter(Scheduler)
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
 #: How long each part may take, in seconds.
 LIMITS_S = {
@@ -134,5 +139,13 @@ def _curves(evidence: Evidence) -> list[TrialFindings]:
 def _findings(evidence: Evidence, number: int, run: Trial) -> TrialFindings:
     """What the curves of `run` show, as a finding about trial `number`."""
     classes = len(evidence.data.classes) if evidence.data else None
-    scheduler = str(run.parameters.get("scheduler.kind", ""))
-    return TrialFindings(trial=number, findings=findings(evidence.metrics[run.number], run.state, scheduler, classes))
+    kind = str(run.parameters.get("scheduler.kind", ""))
+    spec, epochs = evidence.spec, evidence.metrics[run.number]
+    # As long as a trial is now: an imported one may have been shorter.
+    last = last_learning_epoch(_scheduler(spec, run), spec.max_epochs, epochs)
+    return TrialFindings(trial=number, findings=findings(epochs, run.state, kind, classes, last))
+
+
+def _scheduler(spec: ExperimentSpec, run: Trial) -> SchedulerSpec:
+    values = resolve(spec.search_space.scheduler, draw_from(run.sample), "scheduler")
+    return SCHEDULERS.validate_python(values)

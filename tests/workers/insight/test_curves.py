@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from search_spaces.protocol import TrialState
+from search_spaces.schedulers import Cosine, Exponential, OneCycle, Plateau, SchedulerSpec, WarmRestarts
 from workers.insight.curves import findings
+from workers.insight.fading import last_learning_epoch
 
 EPOCHS = np.arange(1, 21)
 RISING = 0.95 - 0.6 * np.exp(-EPOCHS / 3)
@@ -67,6 +70,52 @@ def test_a_curve_still_improves_unless_its_schedule_makes_it_rise(
 ) -> None:
     line = np.linspace(0.7, 0.97, 20).tolist()
     assert kinds(curve(accuracy=line), state, scheduler) == shown
+
+
+def test_no_more_epochs_are_advised_where_the_schedule_ended_learning() -> None:
+    line = np.linspace(0.7, 0.9, 20).tolist()
+    advised = findings(curve(accuracy=line, gap=0.005), TrialState.COMPLETED, "exponential", 10)
+    assert [one.kind for one in advised] == ["underfitting", "improving"]
+    assert all("more epochs may help" in one.text for one in advised)
+    faded, low = findings(curve(accuracy=line, gap=0.005), TrialState.COMPLETED, "exponential", 10, 3)
+    assert (faded.kind, faded.figures) == ("faded", {"epoch": 3, "epochs": 20})
+    assert "ended learning at epoch 3: in the 17 epochs after it" in faded.text
+    assert (low.kind, "more epochs" in low.text) == ("underfitting", False)
+
+
+def test_a_schedule_ended_learning_where_a_fifth_of_the_epochs_came_after_it() -> None:
+    def of(last: int, accuracy: Sequence[float] = RISING.tolist(), state: TrialState = TrialState.COMPLETED) -> Any:
+        return [one.kind for one in findings(curve(accuracy=accuracy), state, "cosine", 10, last)]
+
+    assert (of(16), of(17), of(20)) == (["faded"], [], [])
+    assert of(3, accuracy=[0.1] * 20) == ["stuck", "faded"]
+    assert of(3, state=TrialState.EARLY_STOPPED) == ["faded"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "last"),
+    [
+        (Exponential(gamma=1e-10), 1),
+        (Exponential(gamma=1e-10, warmup_epochs=2.5), 4),
+        (WarmRestarts(t_0=1.0), None),
+        (WarmRestarts(t_0=1.5, peak_decay=1e-4), 2),
+        (Cosine(), 20),
+        (Cosine(t_max=4), 4),
+        (OneCycle(div_factor=1e9), None),
+    ],
+)
+def test_the_last_epoch_in_which_a_schedule_lets_a_trial_learn(scheduler: SchedulerSpec, last: int | None) -> None:
+    """Whatever the rate of the last batch of each epoch is."""
+    assert last_learning_epoch(scheduler, 20, [{"lr": 1e-9}] * 20) == last
+
+
+def test_the_last_epoch_before_a_plateau_reduced_the_rate_to_nothing() -> None:
+    def of(*rates: float) -> int | None:
+        return last_learning_epoch(Plateau(), len(rates), [{"lr": rate} for rate in rates])
+
+    assert of(0.01, 0.1, 0.1, 0.02, 1e-5, 1e-5, 1e-5) == 4
+    assert of(0.1, 0.1, 0.02, 0.004) == 4
+    assert last_learning_epoch(Plateau(), 2, [{"lr": 0.1}, {}]) is None, "an older version wrote none"
 
 
 def test_a_curve_that_falls_again_and_again_is_unstable() -> None:

@@ -460,3 +460,22 @@ def test_an_accuracy_that_chance_explains_is_not_overtuned(plant: Plant) -> None
     assert sure.expected is not None
     assert (sure.expected.value, sure.expected.high, sure.overtuned) == (1, 1, False)
     assert sure.expected.low == pytest.approx(0.7575, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "kind", "changes"), [(1e-10, "faded", []), (0.99, "improving", ["max_epochs 30 instead of 20"])]
+)
+def test_the_next_spec_has_no_more_epochs_where_the_schedule_ended_learning(
+    plant: Plant, gamma: float, kind: str, changes: list[str]
+) -> None:
+    """The values rise as they may by noise."""
+    curve = np.linspace(0.7, 0.9, 20).tolist()
+    samples = [{"scheduler": number % 2, "label_smoothing": number / 100} for number in range(6)]
+    trials = [(sample, [value - number / 1000 for value in curve], None) for number, sample in enumerate(samples)]
+    steps = [{"kind": "exponential", "gamma": gamma}, {"kind": "step", "step_size": 1, "gamma": gamma}]
+    space = {"scheduler": {"choice": steps}, "label_smoothing": {"uniform": [0, 0.2]}}
+    spec = spec_of(search_space=space, max_epochs=20)
+    made = make_insight(spec, plant(spec, trials))
+    assert kind in [finding.kind for finding in made.curves[0].findings]
+    assert made.counts[kind] == 6
+    assert [one for one in made.next.changes if "max_epochs" in one] == changes

@@ -11,9 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from torch import nn
 
 from search_spaces.schedulers import (
+    FAINT,
     Cosine,
     MultiStep,
     OneCycle,
@@ -28,6 +30,7 @@ from tests.support.families import kinds
 from workers.training.schedule import Schedule
 
 BASE, BATCHES, EPOCHS = 0.5, 7, 12
+SCHEDULERS: TypeAdapter[SchedulerSpec] = TypeAdapter(Scheduler)
 
 
 def make(
@@ -48,6 +51,34 @@ def rates(spec: SchedulerSpec, batches: int = BATCHES, epochs: int = EPOCHS) -> 
             assert schedule.rate_of_last_batch == curve[-1]
         schedule.epoch_done(0.5)
     return curve
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 1.5])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"kind": "exponential", "gamma": 0.3},
+        {"kind": "step", "step_size": 2, "gamma": 0.05},
+        {"kind": "multistep", "milestones": [0.2, 0.3, 0.6], "gamma": 0.09},
+        {"kind": "multistep", "milestones": [0.2, 0.3, 0.4, 0.6], "gamma": 0.1},
+        {"kind": "polynomial", "power": 10},
+        {"kind": "polynomial", "power": 3},
+        {"kind": "cosine", "t_max": 4},
+        {"kind": "warm_restarts", "t_0": 1, "t_mult": 2, "peak_decay": 0.02},
+        {"kind": "warm_restarts", "t_0": 0.5, "peak_decay": 0.09},
+        {"kind": "triangular", "half_cycle_epochs": 2 / 7, "min_factor": 0, "halve": True},
+    ],
+)
+def test_when_a_schedule_fades(spec: dict[str, Any], warmup: float) -> None:
+    """From its last batch that is not faint on, less than a cycle later than said, and never later."""
+    scheduler = SCHEDULERS.validate_python(spec | {"warmup_epochs": warmup})
+    curve = rates(scheduler)
+    last = max(number for number, rate in enumerate(curve, 1) if rate >= FAINT * BASE) / BATCHES
+    start = round(warmup * BATCHES) / BATCHES  # whole batches
+    found = scheduler.fade(EPOCHS - start)
+    assert found is not None
+    said = start + found.begins
+    assert said - 1 / 2 < last <= said + 1 / BATCHES
 
 
 def triangle(step: int, half: int, low: float, high: float) -> float:
