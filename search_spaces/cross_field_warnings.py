@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from search_spaces.cross_field_rules import alternatives, schedulers
 from search_spaces.datasets.shares import MIN_IMAGES
-from search_spaces.domains import bounds_of
+from search_spaces.domains import Interval, bounds_of
 from search_spaces.normalization import NoNormalization
 from search_spaces.optimizers import SGD, Rprop
 from search_spaces.phrases import counted
@@ -29,6 +29,10 @@ from search_spaces.searchers.drawn import DrawnSearcherSpec
 if TYPE_CHECKING:
     from search_spaces.experiment import ExperimentSpec
 
+SHORT_S = 60.0  # of a search
+LARGE_DELTA = 0.1  # of a share: an improvement by ten percentage points
+MAGNITUDES = 100  # high / low of a domain, from which on its lower end is hardly ever drawn uniformly
+
 
 def warnings(spec: ExperimentSpec) -> Iterator[str]:
     """One sentence each, after the path of the field: what should be changed, and what happens otherwise."""
@@ -39,6 +43,11 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
         _configurations(spec),
         _stagnation(spec),
         _limits(spec),
+        _wall_clock(spec),
+        _seeds(spec),
+        _min_delta(spec),
+        _magnitudes(spec),
+        _balancing(spec),
         _precision(spec),
         spec.searcher.warnings(spec.search_space),
         spec.early_stopping.warnings(spec.max_epochs),
@@ -121,6 +130,9 @@ def _stagnation(spec: ExperimentSpec) -> Iterator[Problem]:
     if limit is not None and limit >= spec.num_samples - 1:
         rule = f"should be less than {spec.num_samples - 1}, because the search ends after {spec.num_samples} trials"
         yield Problem("budget.trials_without_improvement", rule, limit)
+    elif limit == 1:
+        rule = "should be larger, because the search ends with the first trial that is not better than all before it"
+        yield Problem("budget.trials_without_improvement", rule, limit)
 
 
 def _limits(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -136,6 +148,62 @@ def _limits(spec: ExperimentSpec) -> Iterator[Problem]:
     if spec.finalists.trials > max(spec.num_samples, Finalists().trials):
         rule = f"should be at most {spec.num_samples}, the number of trials"
         yield Problem("finalists.trials", rule, spec.finalists.trials)
+
+
+def _wall_clock(spec: ExperimentSpec) -> Iterator[Problem]:
+    limit_s = spec.budget.wall_clock
+    if limit_s is not None and limit_s <= SHORT_S:
+        rule = "should be longer: a number without a unit is of seconds; write minutes as 90m, and hours as 2h"
+        yield Problem("budget.wall_clock", rule, limit_s)
+
+
+def _seeds(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Finalists that train for longer than the search can. All trials are trained again to compare them, as a path."""
+    finalists, trials = spec.finalists, spec.num_samples
+    runs = finalists.trials * finalists.seeds
+    may_run = finalists.max_share is None or runs <= finalists.max_share * trials
+    if may_run and finalists.trials < trials < runs:
+        rule = (
+            f"should be less, because {finalists.trials} finalists with {counted(finalists.seeds, 'seed')} each train "
+            f"for {counted(runs * spec.max_epochs, 'epoch')}, and the whole search for at most "
+            f"{trials * spec.max_epochs}; or set finalists.max_share"
+        )
+        yield Problem("finalists.seeds", rule, finalists.seeds)
+
+
+def _min_delta(spec: ExperimentSpec) -> Iterator[Problem]:
+    """A percentage, probably. Without patience it has no effect, which the rule says itself."""
+    early_stopping = spec.early_stopping
+    if spec.objective.is_share and early_stopping.patience is not None and early_stopping.min_delta > LARGE_DELTA:
+        rule = (
+            f"should be at most {LARGE_DELTA:g}, because {spec.objective.metric} is a fraction: only an epoch that is "
+            "better by so much counts as an improvement"
+        )
+        yield Problem("early_stopping.min_delta", rule, early_stopping.min_delta)
+
+
+def _magnitudes(spec: ExperimentSpec) -> Iterator[Problem]:
+    for path, optimizer in alternatives(spec.search_space.optimizer, "search_space.optimizer"):
+        for name in ("lr", "weight_decay"):
+            for inner, domain in alternatives(getattr(optimizer, name), f"{path}.{name}"):
+                if isinstance(domain, Interval) and not domain.log and 0 < MAGNITUDES * domain.low <= domain.high:
+                    rule = (
+                        "should be loguniform, because its values differ in magnitude, and nine of ten uniform draws "
+                        f"are above {domain.high / 10:g}"
+                    )
+                    yield Problem(inner, rule, {domain.keyword: list(domain.bounds)})
+
+
+def _balancing(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Where one of the two is searched, trials with only one of them are compared."""
+    space = spec.search_space
+    weights, sampling = alternatives(space.class_weights, ""), alternatives(space.balanced_sampling, "")
+    if all(value == "balanced" for _, value in weights) and all(value for _, value in sampling):
+        rule = (
+            "should be none, because search_space.balanced_sampling draws all classes equally often already: with "
+            "both, a class counts the more, the fewer images it has"
+        )
+        yield Problem("search_space.class_weights", rule, "balanced")
 
 
 def _precision(spec: ExperimentSpec) -> Iterator[Problem]:

@@ -289,7 +289,7 @@ class Cosine(SchedulerSpec):
         """Also a fall that does not end with the trial; a searched `t_max` may end earlier."""
         searched = isinstance(self.t_max, Domain)
         for found in super().warnings(max_epochs):
-            if searched or found.field != "t_max":  # of one value, it is said below
+            if searched or found.field != "t_max":  # a fixed one is compared below
                 yield found
         if self.t_max is None:
             return

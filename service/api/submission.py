@@ -173,7 +173,10 @@ def _recorded(session: Session, caller: Caller, experiment: Experiment) -> Exper
 def _checked(context: AppContext, request: Request, team: str) -> Checked:
     document = read(request.body, _spec_type(request.content_type))
     complete = _complete(context, validation.validate(document), team)
-    return replace(complete, warnings=[*validation.warnings(complete.spec, document), *complete.warnings])
+    with context.database.read() as session:
+        of_earlier = earlier.warnings(session, complete.spec, team)
+    of_spec = validation.warnings(complete.spec, document)
+    return replace(complete, warnings=[*of_spec, *complete.warnings, *of_earlier])
 
 
 def _spec_type(content_type: str) -> str:

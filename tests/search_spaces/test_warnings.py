@@ -348,6 +348,65 @@ def test_limits_and_formats_that_never_act(document: dict[str, Any], field: str,
     only(warned(**document), field, *words)
 
 
+@pytest.mark.parametrize(
+    ("document", "field", "words"),
+    [
+        ({"budget": {"wall_clock": 60}}, "budget.wall_clock", ["write minutes as 90m", "(got 60.0)"]),
+        ({"budget": {"trials_without_improvement": 1}}, "budget.trials_without_improvement", ["larger", "(got 1)"]),
+        (
+            {"early_stopping": {"kind": "asha", "patience": 5, "min_delta": 0.5}},
+            "early_stopping.min_delta",
+            ["at most 0.1", "is a fraction", "(got 0.5)"],
+        ),
+        (
+            {"finalists": {"trials": 10, "seeds": 10}},
+            "finalists.seeds",
+            ["10 finalists with 10 seeds", "2000 epochs", "at most 400", "finalists.max_share", "(got 10)"],
+        ),
+        ({"finalists": {"trials": 7, "seeds": 3, "max_share": 2}}, "finalists.seeds", ["420 epochs"]),
+        (
+            {"search_space": WIDE | {"class_weights": "balanced", "balanced_sampling": True}},
+            "search_space.class_weights",
+            ["search_space.balanced_sampling"],
+        ),
+    ],
+)
+def test_valid_values_that_are_probably_mistakes(document: dict[str, Any], field: str, words: list[str]) -> None:
+    only(warned(**document), field, *words)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"budget": {"wall_clock": "2m", "trials_without_improvement": 2}},
+        {"early_stopping": {"kind": "asha", "patience": 5, "min_delta": 0.1}},
+        {"early_stopping": {"kind": "asha", "patience": 5, "min_delta": 2}, "objective": {"metric": "validation_loss"}},
+        {"finalists": {"trials": 10, "seeds": 2}},
+        {"finalists": {"trials": 10, "seeds": 10, "max_share": 0.25}},
+        {"finalists": {"trials": 4, "seeds": 10}, "searcher": FOUR},
+        {
+            "search_space": WIDE
+            | {"class_weights": {"choice": ["none", "balanced"]}, "balanced_sampling": {"choice": [False, True]}}
+        },
+        {"search_space": WIDE | {"class_weights": {"choice": ["none", "balanced"]}, "balanced_sampling": True}},
+    ],
+)
+def test_values_that_may_be_meant(document: dict[str, Any]) -> None:
+    assert warned(**document) == []
+
+
+def test_a_uniform_domain_over_magnitudes() -> None:
+    def of(**fields: Any) -> list[str]:
+        return warned(search_space=WIDE | {"optimizer": {"choice": ["adam", {"kind": "sgd", **fields}]}})
+
+    path = "search_space.optimizer.choice[1]"
+    only(of(lr={"uniform": [1e-4, 0.1]}), f"{path}.lr", "loguniform", "above 0.01", '(got {"uniform": [0.0001, 0.1]})')
+    only(of(weight_decay={"choice": [0, {"uniform": [1e-6, 1e-2]}]}), f"{path}.weight_decay.choice[1]", "loguniform")
+    only(of(lr={"quniform": [0.001, 0.2, 0.001]}), f"{path}.lr", "loguniform")
+    assert of(lr={"uniform": [0.01, 0.1]}, weight_decay={"loguniform": [1e-6, 0.1]}) == []
+    assert of(weight_decay={"uniform": [0, 0.1]}) == [], "loguniform has no 0"
+
+
 def test_limits_and_formats_that_may_act() -> None:
     on_any_node = {"budget": {"gpu_hours": 5, "failures": 20}, "execution": {"precision": "bfloat16"}}
     assert warned(**on_any_node) == []

@@ -68,3 +68,53 @@ def test_experiments_of_another_team_are_not_used_though_the_project_has_the_sam
     assert launched(world, warm("project")) == [f"{settings.storage_root}/{own}"]
     answer = world.client.post("/api/v1/experiments", json=warm([own, other]))
     assert [error["field"] for error in answer.json()["errors"]] == ["searcher.warm_start[1]"]
+
+
+def trained(world: World, *parameters: dict[str, Any], state: str = "COMPLETED", **spec: Any) -> str:
+    """An experiment whose trials had these hyperparameters, the later the better."""
+    one = world.started(**{**SPEC, **spec})
+    value = None if state == "DIVERGED" else 0.5
+    lines = [
+        world.line(number, state=state, best_value=value and value + number / 100, parameters=given, sample={})
+        for number, given in enumerate(parameters)
+    ]
+    assert world.beat(one, {"phase": "completed", "reason": "done", "trials": lines}).status_code == 200
+    return one
+
+
+def warnings_of(world: World, spec: dict[str, Any]) -> list[str]:
+    """Those of the check, which are those of the submission."""
+    checked: list[str] = world.client.post("/api/v1/experiments?validate_only=true", json=spec).json()["warnings"]
+    submitted: list[str] = world.client.post("/api/v1/experiments", json=spec).json()["warnings"]
+    found = [[text for text in texts if "warm_start" in text] for texts in (checked, submitted)]
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_a_warm_start_of_a_project_in_which_nothing_has_ended(world: World) -> None:
+    world.started(**SPEC)
+    [text] = warnings_of(world, warm("project"))
+    assert text.startswith("searcher.warm_start: finds nothing now: no experiment of project default has ended")
+    world.ended(done=2, **{**SPEC, "project": "other"})
+    assert warnings_of(world, warm("project")) == [text]
+    assert warnings_of(world, SPEC) == []
+
+
+def test_a_warm_start_from_trials_that_all_diverged(world: World) -> None:
+    one = trained(world, {"optimizer.lr": 0.01}, state="DIVERGED")
+    for given in ("project", [one]):
+        [text] = warnings_of(world, warm(given))
+        assert text.startswith(f"searcher.warm_start: finds nothing: no trial of {one} has a value")
+
+
+def test_a_warm_start_from_trials_whose_hyperparameters_do_not_fit(world: World) -> None:
+    """The best one counts; that of another metric fits as well, because journals have all of them."""
+    one = trained(world, {"optimizer.kind": "adam", "optimizer.lr": 0.01}, {"optimizer.kind": "sgd", "momentum": 0.5})
+    for given in ("project", [one]):
+        [text] = warnings_of(world, warm(given))
+        assert "finds nothing beyond the defaults: of the best trials of" in text
+        assert one in text
+    loss = {"objective": {"metric": "validation_loss"}}
+    other = trained(world, {"optimizer.kind": "adam", "optimizer.lr": 0.01}, **loss)
+    assert warnings_of(world, warm([one, other])) == []
+    assert warnings_of(world, warm("project")) == []
