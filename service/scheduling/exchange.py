@@ -15,7 +15,7 @@ def exchange(entry: Entry, others: Iterable[Entry], placement: Placement) -> str
     """The node of a slot that `entry` takes over from another one, which gets one elsewhere; None if nobody can change.
 
     Only slots of the same size are exchanged, so that all fits as before. First come those that no trial holds yet,
-    then those of who has the most; protected ones stay.
+    then those of who has the most. The first slot of a protected experiment stays.
     """
     if not entry.size.is_choosy:
         return None
@@ -32,9 +32,9 @@ def _candidates(entry: Entry, others: Iterable[Entry], placement: Placement) -> 
     """Slots that `entry` could use; of each other one the cheapest."""
     amounts = entry.size.cpus, entry.size.gpus
     for other in others:
-        if other is entry or other.demand.protected or (other.size.cpus, other.size.gpus) != amounts:
+        if other is entry or (other.size.cpus, other.size.gpus) != amounts:
             continue
-        usable = [node for node in other.nodes if placement.allows(entry.size, node)]
+        usable = [node for node in other.nodes[other.demand.protected :] if placement.allows(entry.size, node)]
         if usable:
             yield other, min(usable, key=lambda node: node in other.demand.held)
 

@@ -51,6 +51,16 @@ def test_a_slot_without_a_trial_is_exchanged_before_one_with_a_trial() -> None:
     assert shares["new"].nodes == ("n1",)
 
 
+def test_a_protected_experiment_gives_up_any_slot_but_its_first() -> None:
+    three = Cluster((*NODES.nodes, Node("c", cpus=2, id="n3")))
+    older = replace(OLDER, protected=True, most=2, held=("n3", "n2"))
+    choosy = replace(CHOOSY, excluded=frozenset({"n1", "n3"}))
+    shares = allocate(POOL, {}, [older, choosy], three)
+    assert (shares["choosy"].nodes, shares["older"].nodes) == (("n2",), ("n3",))
+    older = replace(older, held=("n2", "n3"))
+    assert not allocate(POOL, {}, [older, choosy], three)["choosy"].slots
+
+
 def test_nobody_makes_room_who_has_no_other_node_or_is_protected() -> None:
     for stays in (replace(OLDER, excluded=frozenset({"n1"})), replace(OLDER, protected=True)):
         shares = allocate(POOL, {}, [stays, CHOOSY], NODES)
