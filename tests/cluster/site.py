@@ -80,7 +80,7 @@ class Site:
             return connection.execute(statement, values).fetchall()
 
     def wait_until(
-        self, condition: Callable[[], T | None], what: str, timeout_s: float = 300.0, look_s: float = 0.5
+        self, condition: Callable[[], T | None], what: str, timeout_s: float = START_S, look_s: float = 0.5
     ) -> T:
         return place.wait_until(condition, what, timeout_s, look_s, self._tails)
 

@@ -26,7 +26,7 @@ from tests.faults.invariants import assert_nothing_lost, finished
 from tests.support.processes import command
 from workers.nodes import own_version
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 CUT_S = 60.0
 NEWER = "0.2.99"

@@ -10,7 +10,8 @@ from tests.faults.place import Place
 from tests.faults.stand import Stand
 
 TRIALS = 6
-PATIENCE_S = 240.0  # a stopped service or Ray takes a minute to come back
+#: A stopped service or Ray takes a minute to come back, and several on a busy machine.
+PATIENCE_S = 720.0
 LOOK_S = 0.5  # each look is two requests to the service
 OPTIMIZER = {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}}
 SPACE = {"model": {"kind": "cnn", "width": 16, "depth": 2}, "batch_size": 16, "optimizer": OPTIMIZER}
@@ -53,7 +54,7 @@ def wait_for_end(stand: Place, experiment_id: str, patience_s: float = PATIENCE_
             return view
 
 
-def wait_for_epochs(stand: Place, experiment_id: str, epochs: int, timeout_s: float = 240.0) -> None:
+def wait_for_epochs(stand: Place, experiment_id: str, epochs: int, timeout_s: float = PATIENCE_S) -> None:
     """Waits until the service knows at least `epochs` epochs of an experiment that still runs."""
 
     def reported() -> bool:
