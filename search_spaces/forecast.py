@@ -89,7 +89,7 @@ def _simulate(spec: ExperimentSpec, generator: random.Random) -> float:
     """The epochs of one search whose trials come one after the other."""
     trials, rungs, keeps = count_trials(spec), _rungs(spec), spec.early_stopping.keeps
     error = generator.uniform(LEAST_ERROR, LARGEST_ERROR)
-    learned = generator.uniform(0, MOST_LEARNED) if spec.searcher.learns else 0.0
+    learned = generator.uniform(0, MOST_LEARNED) if spec.searcher.learns(spec.search_space) else 0.0
     seen: list[list[float]] = [[] for _ in rungs]
     epochs: list[int] = []
     for number in range(min(trials, SIMULATED)):

@@ -69,12 +69,12 @@ def conditions(node: Any) -> dict[str, tuple[tuple[str, int], ...]]:
     A domain is active where all of these alternatives are chosen.
     """
     paths = dict(domains(node))
-    within = [path for path, domain in paths.items() if isinstance(domain, Choice)]
+    choices = {path for path, domain in paths.items() if isinstance(domain, Choice)}
     return {
         path: tuple(
-            (choice, int(path[len(choice) + 1 :].partition("]")[0]))
-            for choice in within
-            if path.startswith(f"{choice}[")
+            (path[: bracket.start()], int(bracket[1]))
+            for bracket in re.finditer(r"\[(\d+)\]", path)
+            if path[: bracket.start()] in choices
         )
         for path in paths
     }

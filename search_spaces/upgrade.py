@@ -34,6 +34,7 @@ _FIRST_RULES: dict[str, dict[str, Any]] = {
         "avoid_divergence": False,
     },
     "gp": {**_DRAWN_FIRST, "choices_of_numbers": "unordered", "avoid_divergence": False},
+    "auto": {"dependent": "tpe", "startup_trials": 10},
 }
 #: The fields of version 2 that `asha` became.
 _REPLACE_ASHA = {"max_epochs", "early_stopping"}

@@ -92,17 +92,19 @@ class SearchAlgorithm(Protocol):
 class SearcherSpec(Spec):
     """The base of all searchers. A member declares `kind: Literal[...]` with a default, and its own fields.
 
-    `exhaustive`: whether the searcher walks through a finite list of samples, each once. `learns`: whether later trials
-    depend on the results of earlier ones.
+    `exhaustive`: whether the searcher walks through a finite list of samples, each once.
     """
 
     kind: str
     exhaustive: ClassVar[bool] = False
-    learns: ClassVar[bool] = True
 
     @abstractmethod
     def trial_count(self, search_space: Spec) -> int:
         """The number of trials that this searcher proposes over `search_space`."""
+
+    def learns(self, search_space: Spec) -> bool:
+        """Whether later trials depend on the results of earlier ones."""
+        return True
 
     def problems(self, search_space: Spec) -> Iterator[Problem]:
         """Problems of this searcher with `search_space`, with paths from the root of the spec."""

@@ -28,11 +28,13 @@ class Grid(SearcherSpec):
     """Every combination of finite domains once, in the order of the spec. Continuous domains are errors."""
 
     exhaustive: ClassVar[bool] = True
-    learns: ClassVar[bool] = False
     kind: Literal["grid"] = "grid"
     num_samples: NumSamples | None = Field(
         None, description="Largest number of combinations to try; default: all combinations."
     )
+
+    def learns(self, search_space: Spec) -> bool:
+        return False
 
     def trial_count(self, search_space: Spec) -> int:
         every = count_combinations(search_space)

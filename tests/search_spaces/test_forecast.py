@@ -84,6 +84,19 @@ def test_a_searcher_that_learns_stops_fewer_trials() -> None:
     assert trial_epochs(tpe).expected > 1.1 * trial_epochs(random_search).expected
 
 
+@pytest.mark.parametrize(("trials", "startup_trials", "learns"), [(12, None, False), (13, None, True), (12, 11, True)])
+def test_the_default_learns_nothing_where_its_model_begins_after_the_last_trial(
+    trials: int, startup_trials: int | None, learns: bool
+) -> None:
+    """Three domains, two of them rates within alternatives: the model begins after four trials for each."""
+    rate = {"loguniform": [0.001, 0.1]}
+    space = {"optimizer": {"choice": [{"kind": "sgd", "lr": rate}, {"kind": "adam", "lr": rate}]}}
+    searcher = {"kind": "auto", "num_samples": trials, "startup_trials": startup_trials}
+    found = trial_epochs(spec_of(trials, 50, {"kind": "asha"}, search_space=space, searcher=searcher))
+    at_random = trial_epochs(spec_of(trials, 50, {"kind": "asha"}, search_space=space))
+    assert (found.expected > at_random.expected, found == at_random) == (learns, not learns)
+
+
 def test_a_space_with_fewer_configurations_has_fewer_trials() -> None:
     space = {"batch_size": {"choice": [32, 64, 128]}}
     document = {"name": "x", "search_space": space, "searcher": {"kind": "random", "num_samples": 50}}

@@ -32,6 +32,11 @@ SEARCHES: dict[str, dict[str, Any]] = {
     for kind, cls in kinds(Searcher).items()
 }
 SEARCHES["tpe"]["searcher"]["startup_trials"] = 3  # so that it learns within the search
+RATES = [{"kind": "adam"}, {"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}}]
+SEARCHES["auto-dependent"] = {  # every second sample is one of a random search
+    "searcher": {"kind": "auto", "num_samples": 12, "startup_trials": 3},
+    "search_space": {"optimizer": {"choice": RATES}, "batch_size": {"choice": [64, 128]}},
+}
 
 
 class Slots:
