@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from search_spaces.finalist_ties import tie
 from search_spaces.insight import Bar, Insight, Interval
 from search_spaces.phrases import counted, listed
 from search_spaces.replicates import is_replicate, replicated
@@ -41,6 +42,8 @@ def in_short(insight: Insight, experiment_id: str) -> Fact:
     """The insight on one line."""
     sure = insight.sureness
     parts = [_tested(insight)] if sure.test else []
+    if tied := tie(insight.replication):
+        parts.append(tied)
     if sure.ties is not None:
         parts.append(_ties(insight))
     if sure.overtuned:
@@ -63,7 +66,8 @@ def _won(insight: Insight) -> str:
         return f"{won}, the best in the search of {of}: {reached}; only the test accuracy is of the winner"
     if choice.run is None or not is_replicate(choice.run):
         return f"trial {choice.trial} has the best {insight.metric} of {of}: {reached}"
-    text = f"trial {choice.trial} of {of} has the best mean {insight.metric} over fresh seeds; registered is seed "
+    best = "ties for the best" if tie(insight.replication) else "has the best"
+    text = f"trial {choice.trial} of {of} {best} mean {insight.metric} over fresh seeds; registered is seed "
     text += f"{replicated(choice.run)[1]}: {reached}"
     if choice.best_of_search not in {None, choice.trial}:
         text += f"; the best in the search was trial {choice.best_of_search}"
@@ -139,8 +143,9 @@ def _replicated(insight: Insight) -> Iterable[Fact]:
     first, *others = found.finalists
     seeds = counted(len(first.values), "fresh seed")
     spread = f" (sd {figure(first.sd)})" if first.sd is not None else ""
-    text = f"trial {first.trial} won by the mean over {seeds}: {figure(first.mean)}{spread}"
-    for second in others[:1]:
+    tied = tie(found)
+    text = tied or f"trial {first.trial} won by the mean over {seeds}: {figure(first.mean)}{spread}"
+    for second in others[:1] if not tied else []:
         text += f", against {figure(second.mean)} of trial {second.trial}"
     if not others:
         text += "; every other finalist diverged with a fresh seed, or was not trained with all of them"

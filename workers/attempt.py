@@ -37,6 +37,7 @@ from workers.state.fresh_seeds import winner as winner_of
 from workers.state.recorder import ForeignJournalError, Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.mlflow_ids import MlflowIds
+from workers.tracking.remarks import remarks
 from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
 from workers.tracking.summary import Summary, shares_of, summarize
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
@@ -367,9 +368,10 @@ class ExperimentAttempt:
         for number in list(table.trials):
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
-        shares = shares_of(self._make_insight())
+        insight = self._make_insight()
+        notes = remarks(self._storage.artifacts, insight)
         metric, runs = self._spec.objective.metric, self._tracker.ids().runs
-        summary = summarize(outcome.phase, outcome.reason, table, runs, self._winner, metric, shares)
+        summary = summarize(outcome.phase, outcome.reason, table, runs, self._winner, metric, shares_of(insight), notes)
         self._log_data()
         self._retrier.call(lambda: self._tracker.end_parent_run(summary))
 

@@ -113,6 +113,7 @@ class MemoryTracking:
         self.summary: dict[str, float] = {}
         self.tags: dict[str, str] = {}
         self.status = ""
+        self.remarks: tuple[str, ...] = ()
 
     def ids(self) -> MlflowIds:
         return MlflowIds("1", "parent", {number: f"run-{number}" for number in self._numbers()})
@@ -140,6 +141,7 @@ class MemoryTracking:
 
     def end_parent_run(self, summary: Summary) -> None:
         self.status, self.summary, self.tags = summary.status, dict(summary.metrics), dict(summary.tags)
+        self.remarks = summary.remarks
 
     def log_folder(self, folder: Path) -> None:
         self._calls.note(f"log {folder.name}")

@@ -35,6 +35,7 @@ from tests.support.attempts import (
     no_trials,
     one_trial,
 )
+from tests.support.data_reports import data_report
 from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
 from workers.failures.attempt import ModelNameTakenError
@@ -159,9 +160,12 @@ def test_what_is_known_of_the_data_is_logged_on_the_parent_run(
     attempt: Callable[..., Attempted], tmp_path: Path
 ) -> None:
     (tmp_path / NAMES.data).mkdir()
-    (tmp_path / NAMES.data_report).write_text("{}")
-    calls = attempt(one_trial).calls
-    assert calls[:4] == ["finish", "register", "finish", "log data"]
+    leak = "1 image of test is identical to one of train and validation, so the test result looks better than it is"
+    report = data_report(notes=["1 image was resized", leak])
+    (tmp_path / NAMES.data_report).write_text(report.model_dump_json())
+    done = attempt(one_trial)
+    assert done.calls[:4] == ["finish", "register", "finish", "log data"]
+    assert done.tracking.remarks == (leak,)
 
 
 def test_the_insight_of_a_winner_is_logged_before_the_final_heartbeat(

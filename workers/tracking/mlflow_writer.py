@@ -142,8 +142,8 @@ class MlflowWriter:
         parent, at_ms = self._runs.parent(), int(at * 1000)
         metrics = [Metric(name, value, at_ms, summary.step) for name, value in summary.metrics.items()]
         self._log(parent, metrics + _tags(summary.tags))
-        if summary.remark:
-            self._add_to_note(parent, summary.remark)
+        for remark in summary.remarks:
+            self._add_to_note(parent, remark)
         if summary.importance and not self._view_refused:
             self._write_view(parent, list(summary.importance))
         self._terminate(parent, summary.status, at_ms)

@@ -8,7 +8,7 @@ the experiment ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
@@ -34,14 +34,14 @@ TESTED = (
 
 @dataclass(frozen=True)
 class Summary:
-    """`step` is that of the metrics: it is larger each time that an extended experiment ends. `remark`: what the note
+    """`step` is that of the metrics: it is larger each time that an extended experiment ends. `remarks`: what the note
     of the run should also say. `importance`: the share of the differences that each hyperparameter explains."""
 
     status: RunStatus
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     step: int = 0
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -53,15 +53,16 @@ def summarize(
     winner: Winner | None,
     metric: str,
     importance: Mapping[str, float] | None = None,
+    remarks: Iterable[str] = (),
 ) -> Summary:
     """The summary of an experiment that ended in `phase` with these trials, compared by `metric`.
 
     The best trial of the search is named, and the winner, which fresh seeds may have chosen: what was measured on the
     test set is of its run. `runs` are their runs in MLflow; `importance` has the share of the differences that each
-    hyperparameter explains.
+    hyperparameter explains, and `remarks` what else the note should say.
     """
     metrics: dict[str, float] = {}
-    remark = ""
+    of_winner = ""
     tags: dict[str, str] = {Tag.STATE: phase.upper(), Tag.REASON: reason}
     best = table.best()
     if best is not None and best.best_value is not None:
@@ -77,9 +78,14 @@ def summarize(
         if run := runs.get(winner.trial):
             tags[Tag.WINNER_RUN_ID] = run
         metrics |= _replicate_metrics(table, winner.trial)
-        remark = hidden("test", winner.test_accuracy, winner.test_balanced_accuracy)
+        of_winner = hidden("test", winner.test_accuracy, winner.test_balanced_accuracy)
     return Summary(
-        PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials), remark=remark, importance=importance or {}
+        PARENT_RUN_STATUS[phase],
+        metrics,
+        tags,
+        step=len(table.trials),
+        remarks=tuple(filter(None, (of_winner, *remarks))),
+        importance=importance or {},
     )
 
 

@@ -214,7 +214,7 @@ def test_a_replicate_is_a_run_of_its_own_kind_below_that_of_its_trial(
     assert (parent.data.metrics["best_value"], parent.data.metrics["trials_completed"]) == (0.8, 1)
 
 
-def test_the_note_says_that_the_accuracy_hides_classes_once_and_keeps_what_a_person_wrote(
+def test_the_note_has_each_remark_once_and_keeps_what_a_person_wrote(
     client: MlflowClient, tracker: BuildTracker, recorder: Recorder
 ) -> None:
     one = tracker()
@@ -224,11 +224,15 @@ def test_the_note_says_that_the_accuracy_hides_classes_once_and_keeps_what_a_per
     client.set_tag(parent_run(client, one).info.run_id, "mlflow.note.content", "My own words.")
     winner = Winner(trial=0, value=0.8, test_accuracy=0.77, test_balanced_accuracy=0.29, test_loss=None)
     runs = one.ids().runs
+    ended = summarize(
+        Phase.COMPLETED, "", recorder.table, runs, winner, "validation_accuracy", remarks=("images leak", "a tie")
+    )
     for _ in range(2):
-        one.end_parent_run(summarize(Phase.COMPLETED, "", recorder.table, runs, winner, "validation_accuracy"))
+        one.end_parent_run(ended)
     parent = parent_run(client, one)
-    remark = "**Note:** the test accuracy of 0.77 hides a balanced accuracy of 0.29."
-    assert parent.data.tags["mlflow.note.content"] == f"My own words.\n\n{remark}"
+    hidden = "the test accuracy of 0.77 hides a balanced accuracy of 0.29"
+    added = "".join(f"\n\n**Note:** {remark}." for remark in (hidden, "images leak", "a tie"))
+    assert parent.data.tags["mlflow.note.content"] == f"My own words.{added}"
     assert parent.data.metrics["test_balanced_accuracy"] == 0.29
 
 

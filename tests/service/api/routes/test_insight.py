@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import yaml
@@ -215,6 +216,36 @@ def test_insight_says_how_the_finalists_did_with_fresh_seeds(world: World, setti
         "difference is 0.50 (-0.20 to 1.20) percentage points; with one more seed, 0.9855 is to be expected on the "
         "same images"
     ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen", "how"),
+    [
+        ([[0.985, 0.987], [0.987, 0.985]], 12, "because its number is the lowest"),
+        ([[0.1 + 0.2, 0.3], [0.3, 0.3]], 17, "by a difference that is only of rounding"),
+    ],
+)
+def test_finalists_of_the_same_mean_are_a_tie(
+    world: World, settings: Settings, ended: str, values: list[list[float]], chosen: int, how: str
+) -> None:
+    other = 29 - chosen
+    finalists = [
+        Finalist(
+            trial=trial, runs=[replicate_number(trial, seed) for seed in range(2)], values=of, mean=fmean(of), sd=0
+        )
+        for trial, of in zip((chosen, other), values, strict=True)
+    ]
+    choice = insight().choice.model_copy(update={"trial": chosen, "run": replicate_number(chosen, 1)})
+    replication = Replication(chosen=chosen, finalists=finalists, expected=0.98)
+    write(settings, ended, insight(choice=choice, replication=replication).model_dump_json())
+    mean = f"{fmean(values[0]):.4f}"
+    tie = f"a tie: trials 12 and 17 have the same mean over 2 fresh seeds, {mean}, and trial {chosen} was chosen {how}"
+    lines = runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+    assert f"  seeds     {tie}; with one more seed, 0.98 is to be expected on the same images" in lines
+    won = f"  winner    trial {chosen} of 40 trials ties for the best mean validation_accuracy over fresh seeds;"
+    assert [line for line in lines if line.startswith(won)]
+    [line] = [line for line in runner(world).invoke(app, ["show", ended]).stdout.splitlines() if "  insight  " in line]
+    assert tie in line
 
 
 def test_insight_of_one_fresh_seed_expects_nothing_of_another(world: World, settings: Settings, ended: str) -> None:
