@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +20,7 @@ from search_spaces.protocol import API_PREFIX
 from service.api import headers, request_log, thread_pools
 from service.api.callers import CALLER, Caller, declared
 from service.api.error_handlers import database_error, problem_response
+from service.api.methods import READING
 from service.api.thread_pools import ThreadPools
 from service.context import AppContext
 from service.contract.errors import RungError, UnauthorizedError
@@ -29,8 +29,6 @@ from service.identity.audit import Act, Outcome
 from service.identity.permissions import Permission
 from service.identity.principals import Principal
 
-#: Methods that change nothing.
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 SCHEME = "bearer "
 
 log = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ class IdentityMiddleware:
 
         async def send_recorded(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 500:
-                await _complete(context, act, message["status"])
+                await _complete(context, scope["app"].state.thread_pools, act, message["status"])
             await send(message)
 
         return await self._app(scope, receive, send_recorded)
@@ -104,7 +102,7 @@ def _refusal(scope: Scope, error: RungError | SQLAlchemyError) -> ASGIApp:
     return problem_response(problem)
 
 
-async def _complete(context: AppContext, act: Act, status: int) -> None:
+async def _complete(context: AppContext, pools: ThreadPools, act: Act, status: int) -> None:
     """Record an act that its route did not: one that was refused, or had its effect before."""
     if act.is_recorded or act.changes_nothing:
         return
@@ -115,6 +113,6 @@ async def _complete(context: AppContext, act: Act, status: int) -> None:
             audit.record(session, act, datetime.now(UTC), outcome)
 
     try:
-        await run_in_threadpool(write)
+        await thread_pools.run(pools.audit, write)
     except SQLAlchemyError as error:
         log.warning("%s of %s (request %s) is not in the audit log: %s", act.action, act.object, act.request_id, error)

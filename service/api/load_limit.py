@@ -1,8 +1,8 @@
 """Load limit: how many requests are worked on at once, and for whom. Pure ASGI.
 
 People's requests and heartbeats are counted apart. A request of a person counts once its body has arrived, so that slow
-clients keep nobody out, and it is abandoned when its client is gone. It must not know the routes, except by their
-paths.
+clients keep nobody out, and it is abandoned when its client is gone. Those that may write take turns, so that they keep
+nobody waiting who reads. It must not know the routes, except by their paths and methods.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import headers
 from service.api.body_limit import HEARTBEATS
 from service.api.error_handlers import problem_response
+from service.api.methods import READING
 from service.contract.errors import RungError, UnavailableError
 
 #: Heartbeats at once: as many drivers as one machine holds. Those without a valid token cost a look into the database.
@@ -66,11 +67,17 @@ class LoadLimitMiddleware:
             raise _busy(f"{self._max_of_address} requests of {address} are being answered")
         self._of_address[address] += 1
         try:
-            await _until_client_is_gone(self._app, scope, body, receive, send)
+            await _until_client_is_gone(self._in_turn, scope, body, receive, send)
         finally:
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in READING:
+            return await self._app(scope, receive, send)
+        async with scope["app"].state.thread_pools.writers:
+            return await self._app(scope, receive, send)
 
 
 async def _read(receive: Receive) -> bytes | None:

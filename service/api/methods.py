@@ -15,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import headers
 from service.api.error_handlers import method_not_allowed, problem_response
 
+#: Methods that change nothing.
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
 
 class AllowedMethodsMiddleware:
     """Compares the method of a request with all methods of the routes that match its path."""

@@ -17,13 +17,17 @@ from fastapi import Depends, Request
 #: For people's requests, which mostly wait for the database or MLflow. The threads of all pools together have fewer
 #: connections than the database's pool allows.
 PEOPLE_THREADS = 16
+#: Of these, for requests that may write, which wait for whoever holds the database's write lock: the others read
+#: meanwhile. Further ones wait for their turn without a thread.
+PEOPLE_WRITERS = PEOPLE_THREADS // 2
 #: For heartbeats. A heartbeat takes 5 to 10 ms.
 HEARTBEAT_THREADS = 8
 #: For the question whether the service is ready, which must not wait for requests that wait for the database.
 READINESS_THREADS = 2
 #: To write the metrics, which takes milliseconds.
 METRICS_THREADS = 1
-
+#: To record acts that their routes did not, such as a body that is too large.
+AUDIT_THREADS = 2
 #: For the question who sends a request, which takes a millisecond.
 IDENTITY_THREADS = 4
 
@@ -32,12 +36,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ThreadPools:
-    """The pools besides Starlette's own."""
+    """The pools besides Starlette's own, and whose turn it is to write."""
 
     heartbeats: CapacityLimiter
     readiness: CapacityLimiter
     metrics: CapacityLimiter
     identity: CapacityLimiter
+    audit: CapacityLimiter
+    writers: CapacityLimiter
 
     @classmethod
     def create(cls) -> ThreadPools:
@@ -48,6 +54,8 @@ class ThreadPools:
             readiness=CapacityLimiter(READINESS_THREADS),
             metrics=CapacityLimiter(METRICS_THREADS),
             identity=CapacityLimiter(IDENTITY_THREADS),
+            audit=CapacityLimiter(AUDIT_THREADS),
+            writers=CapacityLimiter(PEOPLE_WRITERS),
         )
 
 

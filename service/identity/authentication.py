@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
@@ -81,6 +82,7 @@ class AccountAuthentication:
     def __init__(self, database: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database = database
         self._clock = clock
+        self._recording = threading.Lock()
 
     def principal(self, token: str | None) -> Principal:
         if token is None:
@@ -102,12 +104,17 @@ class AccountAuthentication:
         return found.principal
 
     def _record_use(self, token_id: str, now: datetime) -> None:
-        """A database that takes no writes still answers those who read."""
+        """A database that takes no writes still answers those who read. Where one use waits to be written, the others
+        do not: the next request of their token records it."""
+        if not self._recording.acquire(blocking=False):
+            return
         try:
             with self._database.write() as session:
                 issued_tokens.record_use(session, token_id, now)
         except SQLAlchemyError as error:
             log.warning("the last use of the token %s was not recorded: %s", token_id, error)
+        finally:
+            self._recording.release()
 
 
 def open_authentication(settings: Settings, database: Database) -> Authentication:

@@ -14,7 +14,7 @@ from service.api.connections import MAX_HEADER_BYTES
 from service.api.dependencies import MAX_PARAMETERS
 from service.api.load_limit import MAX_HEARTBEATS, SHARE_OF_AN_ADDRESS
 from service.api.pagination import Paging
-from service.api.thread_pools import HEARTBEAT_THREADS, PEOPLE_THREADS
+from service.api.thread_pools import HEARTBEAT_THREADS, PEOPLE_THREADS, PEOPLE_WRITERS
 from service.scheduling import queue
 from service.settings import Settings, variable
 
@@ -53,7 +53,9 @@ def test_the_limits_are_those_of_the_code(tmp_path: Path) -> None:
         "open connections of an address, without drivers": str(defaults.max_connections_per_address),
         "requests of people at once; of one address": f"{defaults.max_requests}; {SHARES[SHARE_OF_AN_ADDRESS]}",
         "heartbeats at once": str(MAX_HEARTBEATS),
-        "threads for people; for heartbeats": f"{PEOPLE_THREADS}; {HEARTBEAT_THREADS}",
+        "threads for people; of these, for requests that may write; for heartbeats": (
+            f"{PEOPLE_THREADS}; {PEOPLE_WRITERS}; {HEARTBEAT_THREADS}"
+        ),
         "experiments that run, each with a driver on the head node": str(defaults.max_drivers),
         "candidates in a pass of the scheduler": f"{queue.MAX_OF_ONE_SIZE} of a size, {queue.MAX_CANDIDATES} in all",
         "shares in `GET /cluster`, items of a list": f"{most_items():,}",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import APIRouter
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from service.api import callers, routes
 from service.api.callers import UndeclaredPermissionError, may, public
@@ -184,6 +186,30 @@ def test_the_last_use_is_written_once_a_minute(accounts: Accounts) -> None:
         last = accounts.row(token).last_used_at
         used.append(None if last is None else (last - now).total_seconds())
     assert used == [0, 0, 0, 61, 61]
+
+
+def test_of_those_whose_use_is_to_be_written_one_waits_for_the_database(accounts: Accounts) -> None:
+    people = [accounts.person(login) for login in ("ada", "grace", "mary")]
+    authentication, answered = AccountAuthentication(accounts.database), queue.Queue[str]()
+
+    def use(token: str) -> None:
+        answered.put(authentication.principal(token).login)
+
+    threads = [threading.Thread(target=use, args=(token,)) for token in people]
+    with accounts.database.write() as session:
+        session.execute(text("SELECT 1"))
+        for thread in threads:
+            thread.start()
+        found = {answered.get(timeout=20) for _ in range(2)}
+        assert answered.empty(), "one waits"
+    for thread in threads:
+        thread.join()
+    assert {*found, answered.get_nowait()} == {"ada", "grace", "mary"}
+    written = [token for token in people if accounts.row(token).last_used_at is not None]
+    assert len(written) == 1
+    for token in people:
+        authentication.principal(token)
+    assert all(accounts.row(token).last_used_at is not None for token in people)
 
 
 @pytest.mark.parametrize("lines", [(), ("Authorization: Bearer nonsense",)])

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.load_limit import LoadLimitMiddleware
-from service.api.thread_pools import PEOPLE_THREADS
+from service.api.thread_pools import AUDIT_THREADS, PEOPLE_THREADS, PEOPLE_WRITERS, ThreadPools
 from service.context import AppContext
 from service.settings import Settings
 from service.store.models import Experiment
@@ -31,6 +31,7 @@ from tests.support.raw_http import (
 from tests.support.server import Server, running
 
 OTHER_ADDRESS = "127.0.0.2"
+READ = request("GET", "/api/v1/experiments", "Connection: close")
 NOWHERE = request("GET", "/nowhere", "Connection: close")  # needs neither a thread nor the database
 
 
@@ -124,13 +125,13 @@ def test_a_client_that_sends_slowly_keeps_nobody_out(server: Server) -> None:
             assert client.post("/api/v1/experiments", json={"name": "x"}).status_code == 201
 
 
-@pytest.mark.parametrize("max_requests", [2 * (PEOPLE_THREADS + 8)])
+@pytest.mark.parametrize("max_requests", [2 * (PEOPLE_WRITERS + 8)])
 def test_nothing_is_begun_for_a_client_that_left(server: Server, app: FastAPI) -> None:
-    """PEOPLE_THREADS submissions wait for the database and 8 for a thread; then all of their clients leave."""
+    """PEOPLE_WRITERS submissions wait for the database and 8 for their turn; then all of their clients leave."""
     context: AppContext = app.state.context
     with locked_database(app):
         with ExitStack() as clients:
-            for _ in range(PEOPLE_THREADS + 8):
+            for _ in range(PEOPLE_WRITERS + 8):
                 clients.enter_context(connected(server.url)).sendall(submission())
             wait_for_status(server, 503)
         wait_for_status(server, 404)
@@ -139,7 +140,40 @@ def test_nothing_is_begun_for_a_client_that_left(server: Server, app: FastAPI) -
     with context.database.read() as session:
         stored = session.scalar(select(func.count()).select_from(Experiment).where(Experiment.name == "x"))
     assert stored is not None
-    assert stored <= PEOPLE_THREADS
+    assert stored <= PEOPLE_WRITERS
+
+
+@pytest.mark.parametrize("max_requests", [4 * PEOPLE_THREADS])
+def test_people_who_wait_to_write_leave_threads_to_those_who_read(server: Server, app: FastAPI) -> None:
+    """As many as have room wait for the database's write lock, however many more there are, and then all write."""
+    pools: ThreadPools = app.state.thread_pools
+    count = 2 * PEOPLE_THREADS - 4  # of one address, which has room for requests that read
+    with ExitStack() as clients:
+        waiting = [clients.enter_context(connected(server.url)) for _ in range(count)]
+        with locked_database(app):
+            for number, raw in enumerate(waiting):
+                raw.sendall(submission(str(number)))
+            deadline = time.monotonic() + PATIENCE_S
+            while pools.writers.statistics().tasks_waiting < count - PEOPLE_WRITERS:
+                assert time.monotonic() < deadline, "requests that write have no turn to wait for"
+            assert pools.writers.statistics().borrowed_tokens == PEOPLE_WRITERS
+            assert ask(server, READ).startswith(b"HTTP/1.1 200 ")
+        assert [status_of(raw) for raw in waiting] == [201] * count
+
+
+def test_refusals_that_wait_to_be_recorded_leave_threads_to_those_who_read(server: Server, app: FastAPI) -> None:
+    pools: ThreadPools = app.state.thread_pools
+    too_large = request("POST", "/api/v1/experiments", "Content-Length: 99999999", "Connection: close")
+    with ExitStack() as clients:
+        waiting = [clients.enter_context(connected(server.url)) for _ in range(PEOPLE_THREADS)]
+        with locked_database(app):
+            for raw in waiting:
+                raw.sendall(too_large)
+            deadline = time.monotonic() + PATIENCE_S
+            while pools.audit.statistics().tasks_waiting < PEOPLE_THREADS - AUDIT_THREADS:
+                assert time.monotonic() < deadline, "they wait for no thread of the audit log"
+            assert ask(server, READ).startswith(b"HTTP/1.1 200 ")
+        assert [status_of(raw) for raw in waiting] == [413] * PEOPLE_THREADS
 
 
 def test_a_body_that_arrives_in_many_pieces_is_one_for_the_application() -> None:
@@ -157,6 +191,6 @@ def test_a_body_that_arrives_in_many_pieces_is_one_for_the_application() -> None
     async def send(_message: Message) -> None:
         raise AssertionError("nothing is answered")
 
-    scope = {"type": "http", "path": "/api/v1/experiments", "client": ("127.0.0.1", 1)}
+    scope = {"type": "http", "method": "GET", "path": "/api/v1/experiments", "client": ("127.0.0.1", 1)}
     asyncio.run(LoadLimitMiddleware(application, max_requests=4)(scope, receive, send))
     assert received == [{"type": "http.request", "body": b"".join(pieces), "more_body": False}]
