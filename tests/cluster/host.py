@@ -27,6 +27,8 @@ def why_missing() -> str:
     """The reason why no container can run on this machine; empty if they can."""
     if os.geteuid() != 0:
         return "containers need root, for their namespaces"
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        return f"the environment must not be in /tmp, where containers have folders of their own (got {sys.prefix})"
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
