@@ -146,7 +146,9 @@ def _check_no_drivers(database: Database) -> None:
         driven = session.scalars(select(Experiment.id).where(Experiment.state.in_(DRIVEN))).all()
     if driven:
         raise BackupError(
-            f"experiments run: {listed(driven)}; pause them with `rung pause ID`, then resume them afterwards"
+            f"experiments run: {listed(driven)}; let the service run, `rung pool change stop=drain` in each pool, and "
+            "wait until `rung cluster` lists no experiment; then stop the service and repeat this; `rung pool change "
+            "stop=none` once the service runs again"
         )
 
 

@@ -302,7 +302,7 @@ def test_a_restore_gives_nobody_more_rights(home: Place, tmp_path: Path) -> None
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
 
 
-def test_drivers_of_a_cluster_must_be_paused(home: Place, team: Place, tmp_path: Path) -> None:
+def test_drivers_of_a_cluster_must_end_first_as_the_documents_say(home: Place, team: Place, tmp_path: Path) -> None:
     assert home.do("backup", str(tmp_path / "set")).exit_code == 0
     assert team.do("restore", str(tmp_path / "set")).exit_code == 0
     engine = create_engine(team.database_url)
@@ -311,7 +311,11 @@ def test_drivers_of_a_cluster_must_be_paused(home: Place, team: Place, tmp_path:
     engine.dispose()
     refused = team.do("backup", str(tmp_path / "second"))
     assert refused.exit_code == 2
-    assert "pause them with `rung pause ID`" in refused.stderr
+    advice = ("`rung pool change stop=drain`", "`rung cluster` lists no experiment", "`rung pool change stop=none`")
+    documented = (Path(__file__).parents[3] / "docs/operating.md").read_text().partition("\n## Backup\n")[2]
+    for words in advice:
+        assert words in " ".join(refused.stderr.split())
+        assert words in documented
     assert not (tmp_path / "second").exists()
 
 
