@@ -74,8 +74,9 @@ class Site:
         return str(self.folder / "volumes" / "storage" / experiment_id)
 
     def query(self, database: str, statement: str, *values: object) -> list[Any]:
-        """Rows of a statement, by the socket that PostgreSQL has in its container."""
-        sockets = f"/proc/{self.installation['postgres'].pid}/root/var/run/postgresql"
+        """Rows of a statement, by the socket that PostgreSQL has in its container. Its `/var/run` is a link to `/run`,
+        which would lead to that of this machine."""
+        sockets = f"/proc/{self.installation['postgres'].pid}/root/run/postgresql"
         with psycopg.connect(host=sockets, user="postgres", dbname=database) as connection:
             return connection.execute(statement, values).fetchall()
 
