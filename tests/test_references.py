@@ -16,7 +16,7 @@ MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.[a-z_0-9]+)+")
 FILE = re.compile(
     rf"(?<![\w/.])(?:{'|'.join((*PACKAGES, 'tests', 'docs', 'docker'))})(?:/[\w.-]+)*/[\w-]+\.[a-z]+\b(?![/\w])"
 )
-EXAMPLES = {"NAME", "s3"}
+EXAMPLES = {"NAME", "s3", "storage"}  # docker/storage.env is made by who has a bucket
 
 
 def sources() -> Iterator[Path]:

@@ -258,7 +258,7 @@ class Nodes:
             self._unusable = {**self._unusable, node: failure}
 
     def _exclude_again(self, nodes: Collection[str]) -> None:
-        """Nodes that failed the attempt before: a check alone does not show that they can load the data."""
+        """Nodes that failed the attempt before: a check does not show that they can load the data."""
         self._known.update(nodes)
         names = {one["NodeID"]: one.get("NodeName") for one in self._cluster.nodes()} if nodes else {}
         for node in nodes:

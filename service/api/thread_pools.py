@@ -17,8 +17,8 @@ from fastapi import Depends, Request
 #: For people's requests, which mostly wait for the database or MLflow. The threads of all pools together have fewer
 #: connections than the database's pool allows.
 PEOPLE_THREADS = 16
-#: Of these, for requests that may write, which wait for whoever holds the database's write lock: the others read
-#: meanwhile. Further ones wait for their turn without a thread.
+#: Of these, for requests that may write, which wait for the database's write lock: the others read meanwhile.
+#: Further ones wait for their turn without a thread.
 PEOPLE_WRITERS = PEOPLE_THREADS // 2
 #: For heartbeats. A heartbeat takes 5 to 10 ms.
 HEARTBEAT_THREADS = 8

@@ -123,7 +123,7 @@ def move(session: Session, experiment: Experiment, to: State, now: datetime, rea
 
 
 def _keep_excluded_nodes(experiment: Experiment, *, was_preempted: bool) -> None:
-    """Whoever only lost its slots does not use them yet: they would fail it again. Those that left are gone."""
+    """One that only lost its slots does not use them yet: they would fail it again. Those that left are gone."""
     leaving = experiment.leaving_nodes or ()
     kept = [node for node in experiment.excluded_nodes or () if node not in leaving] if was_preempted else []
     experiment.excluded_nodes, experiment.leaving_nodes = kept or None, None

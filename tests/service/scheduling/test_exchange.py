@@ -36,7 +36,7 @@ def test_who_has_a_choice_of_nodes_makes_room_for_who_has_none() -> None:
     assert (shares["older"].nodes, shares["choosy"].nodes) == (("n1",), ("n2",))
 
 
-def test_who_has_both_nodes_gives_up_the_one_that_the_other_can_use() -> None:
+def test_who_has_both_nodes_leaves_the_one_that_the_other_can_use() -> None:
     shares = allocate(POOL, {}, [replace(OLDER, most=2, held=("n1", "n2")), CHOOSY], NODES)
     assert (shares["older"].nodes, shares["choosy"].nodes) == (("n1",), ("n2",))
 
@@ -51,7 +51,7 @@ def test_a_slot_without_a_trial_is_exchanged_before_one_with_a_trial() -> None:
     assert shares["new"].nodes == ("n1",)
 
 
-def test_a_protected_experiment_gives_up_any_slot_but_its_first() -> None:
+def test_a_protected_experiment_leaves_any_slot_except_its_first() -> None:
     three = Cluster((*NODES.nodes, Node("c", cpus=2, id="n3")))
     older = replace(OLDER, protected=True, most=2, held=("n3", "n2"))
     choosy = replace(CHOOSY, excluded=frozenset({"n1", "n3"}))
