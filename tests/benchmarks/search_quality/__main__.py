@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.search_quality import conditional, edge, recorded
+from tests.benchmarks.search_quality import conditional, edge, recorded, targets
 from tests.benchmarks.search_quality.conditional import ConditionalTask
 from tests.benchmarks.search_quality.lcbench import Task
 from tests.benchmarks.search_quality.methods import METHODS, USUAL
@@ -132,6 +132,9 @@ def print_table(result: dict[str, Any], out: Any) -> None:
         needed, diverged, spent = (result[name][method] for name in ("needed", "diverged", "cpu_s"))
         more = f" {'-' if needed is None else f'{needed:g}':>7} {diverged:8.2f} {spent:6.1f}"
         print(f"{method:24}{cells}{more}", file=out)
+    tasks = {run["task"] for run in result["runs"]}
+    for line in targets.lines(result, tasks, DEVELOPMENT_TASKS, REFERENCE, REFERENCE_BUDGET):
+        print(line, file=out)
 
 
 _TASKS: dict[tuple[Path | None, str], Curves] = {}
