@@ -19,7 +19,7 @@ def test_every_preset_is_valid(name: str) -> None:
 
 
 def test_the_demo_has_enough_trials() -> None:
-    assert presets.spec("digits-quick").num_samples >= 24
+    assert presets.spec("digits-quick").num_samples >= 30
 
 
 def test_the_error_for_an_unknown_preset_contains_the_nearest_name() -> None:

@@ -127,7 +127,7 @@ def test_the_demo_says_what_came_of_it(
 @pytest.mark.parametrize(
     ("last", "more", "said"),
     [
-        ({"phase": "completed", "winner": WINNER}, [{"state": "ERROR"}], "demo: 1 of 24 trials failed"),
+        ({"phase": "completed", "winner": WINNER}, [{"state": "ERROR"}], "demo: 1 of 32 trials failed"),
         ({"phase": "completed"}, [], "demo: no winner was registered"),
         ({"phase": "failed", "reason": "the data is gone"}, [], "ERROR: the data is gone"),
     ],

@@ -160,7 +160,7 @@ def test_submit_and_look(run: Run, spec: str) -> None:
 
 @pytest.mark.parametrize("arguments", [("preset:digits-quick",), ("digits-quick", "--preset")])
 def test_submit_a_preset(run: Run, arguments: tuple[str, ...]) -> None:
-    assert json.loads(run("submit", *arguments, "--json").stdout)["num_samples"] == 24
+    assert json.loads(run("submit", *arguments, "--json").stdout)["num_samples"] == 32
 
 
 def test_an_unknown_preset_names_the_nearest(run: Run) -> None:
