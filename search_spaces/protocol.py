@@ -464,6 +464,7 @@ class LaunchConfig(Message):
         None, description="with `gpus_per_trial: auto`: how many trials share a GPU, as an earlier attempt measured"
     )
     team: str = Field(DEFAULT_TEAM, description="team of the experiment, which is part of the name of its model")
+    owner: str = Field("", description="login of the person whose experiment it is; empty where there are no accounts")
     earlier: list[str] | None = Field(
         None, description="storage addresses of the experiments that a warm start reads; None: it has none"
     )

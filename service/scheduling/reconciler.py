@@ -265,6 +265,7 @@ class Reconciler:
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
             team, workspace, packing = experiment.team_id, experiment.mlflow_workspace, experiment.packing
+            owner = experiment.owner or ""
             promised, excluded = experiment.slot_nodes, experiment.excluded_nodes
         user, password = settings.mlflow_username, settings.mlflow_password
         if settings.mlflow_workspaces:  # MLflow asks this service what the attempt may do there
@@ -284,6 +285,7 @@ class Reconciler:
             trials=trials,
             failed_attempt=failed_attempt,
             team=team,
+            owner=owner,
             pool=pool,
             packing=packing or None,
             version=version("rung"),

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 PAGE = 1000  # runs per request
+OWNER = "mlflow.user"  # whom MLflow's pages name as the user of a run
 
 
 class Runs:
@@ -45,6 +46,7 @@ class Runs:
         self._connection = connection
         self._client = connection.client
         self._experiment_id = launch.experiment_id
+        self._owner = {OWNER: launch.owner} if launch.owner else {}
         self._spec = spec
         self._description = description
         self._experiment, self._parent, self._runs = ids.experiment, ids.parent, dict(ids.runs)
@@ -196,11 +198,11 @@ class Runs:
             self._unanswered.add(query)
             with recorded(f"experiment {self._experiment}"):
                 try:
-                    run = self._client().create_run(str(self._experiment), began_ms, tags, name)
+                    run = self._client().create_run(str(self._experiment), began_ms, tags | self._owner, name)
                 except MlflowException as error:
                     if not (is_permanent(error) and self.restore_experiment()):
                         raise
-                    run = self._client().create_run(str(self._experiment), began_ms, tags, name)
+                    run = self._client().create_run(str(self._experiment), began_ms, tags | self._owner, name)
             self._unanswered.discard(query)
             return str(run.info.run_id)
 

@@ -34,6 +34,18 @@ def open_runs(client: MlflowClient, launch: BuildLaunch, experiment: BuildSpec) 
     return build
 
 
+def test_runs_are_of_the_owner_of_the_experiment(
+    client: MlflowClient, launch: BuildLaunch, experiment: BuildSpec
+) -> None:
+    spec = experiment()
+    for owner, tags, user in (("ada", {"ada"}, "ada"), ("", {None}, "unknown")):
+        config = launch(mlflow_tracking_uri=client.tracking_uri, owner=owner)
+        runs = Runs(Connection(config), config, spec, Description(config, spec), MlflowIds(), False)
+        found = [client.get_run(run) for run in (runs.parent(), runs.of_trial(0, "trial", {}, 1000))]
+        assert {run.data.tags.get("mlflow.user") for run in found} == tags
+        assert {run.info.user_id for run in found} == {user}
+
+
 def active(client: MlflowClient, runs: Runs) -> set[str]:
     return {run.info.run_id for run in client.search_runs([str(runs.ids().experiment)])}
 

@@ -117,13 +117,15 @@ def test_a_driver_gets_the_token_of_its_attempt_for_mlflow_and_not_the_password_
 ) -> None:
     """Also if its experiment began `before` MLflow had workspaces."""
     spec = ExperimentSpec.model_validate({"name": "x", "resources": {"gpus_per_trial": 0}})
+    ada = teams.row(teams.person("ada", vision="member")).user_id
     with context.database.write() as session:
-        one = experiments.submit(session, spec, [], belonging=Belonging("vision"))
+        one = experiments.submit(session, spec, [], belonging=Belonging("vision", ada))
         one.attempt = int(before)
     reconciler.reconcile_once()
     (launch,) = launcher.launches.values()
     assert (launch.mlflow_username, launch.mlflow_password) == (launch.attempt_id, launch.token)
     assert launch.mlflow_workspace == (None if before else "vision")
+    assert launch.owner == "ada"
 
 
 def test_the_api_says_in_which_workspace_an_experiment_is(
