@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from service.client import Client
     from service.contract.checkup import Checkup, Finding
 
-#: For the nodes, for which the service waits three minutes at most.
-NODES_TIMEOUT_S = 210.0
-
 
 @app.command()
 def doctor(
@@ -49,7 +46,7 @@ def doctor(
     from service.contract.checkup import Verdict
 
     findings: list[Finding] = []
-    with report_errors(as_json), connect(url, token, timeout_s=NODES_TIMEOUT_S) as client:
+    with report_errors(as_json), connect(url, token) as client:
         answered = _examine_service(client, findings, nodes, quiet=as_json)
         _examine_machine(findings)
     if as_json:

@@ -180,13 +180,13 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
 
 
 @contextlib.contextmanager
-def connect(url: str, token: str, timeout_s: float = ANSWER_S) -> Iterator[Client]:
+def connect(url: str, token: str) -> Iterator[Client]:
     """A client of the service, whose refusals of a token name the next step."""
     from service.client import Client
     from service.client.credentials import default_url
     from service.contract.errors import UnauthorizedError
 
-    with Client(url or default_url(), token or None, timeout_s=timeout_s) as client:
+    with Client(url or default_url(), token or None, timeout_s=ANSWER_S) as client:
         try:
             yield client
         except UnauthorizedError as error:

@@ -16,6 +16,8 @@ from service.contract.schemas import ClusterStatus, Health, Preset, PresetName, 
 
 #: For the service to examine its parts, which takes it six seconds at most.
 CHECKUP_S = 15.0
+#: In seconds: for so long the service waits for the nodes.
+NODES_S = 180.0
 
 
 class InstallationMethods:
@@ -66,7 +68,8 @@ class InstallationMethods:
 
     def checkup_nodes(self) -> Checkup:
         """What each node of the cluster has and sees. Runs a short job on the cluster, for three minutes at most."""
-        return self._transport.parse_response(Checkup, self._transport.send("POST", f"{API_PREFIX}/checkup/nodes"))
+        answer = self._transport.send("POST", f"{API_PREFIX}/checkup/nodes", takes_s=NODES_S)
+        return self._transport.parse_response(Checkup, answer)
 
     def ping(self) -> None:
         """Raise UnreachableError if the service does not answer, or if it is not a Rung service."""

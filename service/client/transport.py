@@ -117,12 +117,17 @@ class HttpTransport:
         accept: int | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        takes_s: float = 0.0,
     ) -> httpx.Response:
-        """The answer. Raises the error that its problem document describes, unless its status is `accept`."""
+        """The answer. Raises the error that its problem document describes, unless its status is `accept`.
+
+        `timeout_s` waits shorter than usual, never longer; `takes_s` is how long the service may need for its answer,
+        beside the usual time.
+        """
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
         try:
-            limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+            limit_s = takes_s + (self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s))
             options = {"params": parameters, "content": body, "headers": headers, "timeout": limit_s}
             response = fetch(self._http, self._limits, method, path, limit_s, **options)
         except (httpx.TimeoutException, TimeoutError):

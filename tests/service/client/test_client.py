@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from search_spaces.protocol import Heartbeat, TrialState, TrialUpdate, Winner
+from service.checkup import examinations
 from service.client import Client
 from service.client.transport import PAGE
 from service.contract.errors import (
@@ -124,7 +125,7 @@ def test_what_may_be_asked(rung: Client) -> None:
     assert "digits-quick" in names
     preset = rung.preset("digits-quick")
     assert preset.yaml.startswith("#")
-    assert rung.submit(preset.yaml, validate_only=True).num_samples == 24
+    assert rung.submit(preset.yaml, validate_only=True).num_samples == 32
     with pytest.raises(NotFoundError, match="digits-quick"):
         rung.preset("digit-quick")
     with pytest.raises(NotFoundError):
@@ -185,3 +186,18 @@ def test_every_change_is_a_method(rung: Client, drive: Any) -> None:
     assert rung.unarchive(experiment.id).archived_at is None
     rung.cancel(continuation.id)
     assert rung.delete(experiment.id).state is State.DELETING
+
+
+def test_the_nodes_have_more_time_to_answer_than_the_service_itself() -> None:
+    """The service waits for them, by its own limit; the client must wait longer."""
+    waits: dict[str, float] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        waits[request.url.path] = request.extensions["timeout"]["read"]
+        return httpx.Response(200, json={"at": "2026-12-01T00:00:00Z", "version": "1", "findings": []})
+
+    with Client("http://rung.test", "secret", timeout_s=5.0, transport=httpx.MockTransport(answer)) as rung:
+        rung.checkup()
+        rung.checkup_nodes()
+    assert waits["/api/v1/checkup"] == 5.0
+    assert waits["/api/v1/checkup/nodes"] > examinations.NODES_S
