@@ -36,7 +36,7 @@ def test_every_form_of_a_spec_makes_the_same_experiment(
     assert [(view.name, view.state, view.num_samples) for view in views] == [("first", State.QUEUED, 3)] * len(forms)
     assert all(view.spec == views[0].spec for view in views)
     assert rung.get(views[0].id) == views[0]
-    assert rung.submit("preset:digits-quick", validate_only=True).num_samples == 24
+    assert rung.submit("preset:digits-quick", validate_only=True).num_samples == 32
 
 
 @pytest.mark.parametrize(
