@@ -15,12 +15,13 @@ def exchange(entry: Entry, others: Iterable[Entry], placement: Placement) -> str
     """The node of a slot that `entry` takes over from another one, which gets one elsewhere; None if nobody can change.
 
     Only slots of the same size are exchanged, so that all fits as before. First come those that no trial holds yet,
-    then those of who has the most. The first slot of a protected experiment stays.
+    then those of who has the most. The first slot of a protected experiment stays, and nobody moves to a node whose
+    GPUs others want.
     """
     if not entry.size.is_choosy:
         return None
     for other, node in sorted(_candidates(entry, others, placement), key=_cost):
-        elsewhere = placement.place(other.size, other.held, preference=other.preference())
+        elsewhere = placement.place(other.size, other.held, leave_gpus=True, preference=other.preference())
         if elsewhere is not None:
             other.nodes[other.nodes.index(node)] = elsewhere
             other.strays = other.strays or node in other.demand.held

@@ -161,6 +161,7 @@ class Placement:
         *,
         protected: bool = False,
         spare_gpus: bool = True,
+        leave_gpus: bool = False,
         preference: Preference | None = None,
     ) -> str | None:
         """Take a slot; its node, or None if nothing is free.
@@ -168,7 +169,8 @@ class Placement:
         Of the nodes that the demand has `held`, the first with room is taken and removed from the list. Otherwise it is
         the node where the fewest running trials have to leave, then the one that the `preference` ranks first, then the
         one that it fills best: first nodes that fewer experiments can use, then, for trials without GPUs, those
-        without; these come before any preference if `spare_gpus`.
+        without; these come before any preference if `spare_gpus`. With `leave_gpus`, a trial without GPUs takes no room
+        beside GPUs that somebody demands.
         """
         for index, node in enumerate(held):
             room = self._by_id[node]
@@ -177,7 +179,8 @@ class Placement:
                 room.hold(size, -1)
                 room.take(size, protected)
                 return node
-        fitting = [room for room in self._rooms if not room.claimed and room.fits(size)]
+        left = leave_gpus and self._wants_gpus and not size.gpus
+        fitting = [room for room in self._rooms if not room.claimed and room.fits(size) and not (left and room.gpus)]
         if not fitting:
             return None
         spares = self._wants_gpus and spare_gpus and not size.gpus

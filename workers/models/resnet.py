@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from search_spaces.models import ResNet
 from workers.models.initialization import initialize, start_at_zero
-from workers.models.layers import convolution, halves
+from workers.models.layers import convolution, halves, projection
 from workers.models.normalization import Normalizer
 
 
@@ -25,9 +25,7 @@ class BasicBlock(nn.Module):
         self.last_normalization = normalizer.image(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=normalizer.bias), normalizer.image(outputs)
-            )
+            self.shortcut = nn.Sequential(projection(inputs, outputs, normalizer, stride), normalizer.image(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         branch: Tensor = self.last_normalization(self.last_convolution(self.first(images)))

@@ -30,7 +30,7 @@ def test_each_target_is_reached_or_missed_by_so_much() -> None:
     ]
 
 
-def test_only_what_the_table_can_tell_is_said() -> None:
+def test_a_target_that_the_table_cannot_tell_is_left_out() -> None:
     assert said(table(), ("a", "digits-cnn"))[0].startswith("missed by 0.2: first in mean rank"), "another scale"
     assert said(table(needed={"default": None, "optuna": 20.0}))[-1].endswith("at most 10: never reached")
     mobster = {"default": {10.0: 0.25}, "syne-mobster": {10.0: 0.2}}

@@ -27,6 +27,8 @@ from search_spaces.spec import members
 from tests.support.families import kinds
 from workers.models import adapted, plugins
 from workers.models.build import BUILDERS, build_model
+from workers.models.layers import NarrowProjection, projection
+from workers.models.normalization import Normalizer
 from workers.models.resnet import BasicBlock
 
 OURS = [CNN(hidden=32), VGG(width=8, hidden=32), *(ResNet(width=8, depth=depth) for depth in (8, 9, 18, 20))]
@@ -327,3 +329,15 @@ def test_the_error_for_an_unknown_plugin_lists_those_installed() -> None:
     message = r"model plugin huge is not installed; installed plugins of the group rung\.models: tiny"
     with pytest.raises(LookupError, match=message):
         build_model(PluginModel(name="huge"), Batch(), 1, 3, 8)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_a_narrow_projection_is_the_convolution_that_it_replaces(side: int) -> None:
+    """It keeps the names of its weights, so that what is stored loads."""
+    one = projection(4, 8, Normalizer(Batch()), stride=2)
+    assert isinstance(one, NarrowProjection)
+    other = nn.Conv2d(4, 8, 1, stride=2, bias=one.bias is not None)
+    other.load_state_dict(one.state_dict())
+    images = torch.randn(5, 4, side, side)
+    torch.testing.assert_close(one(images), other(images))
+    assert type(projection(8, 16, Normalizer(Batch()), stride=2)) is nn.Conv2d
