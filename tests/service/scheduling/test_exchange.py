@@ -90,7 +90,7 @@ experiments = st.lists(
 )
 
 
-def settle(cluster: Cluster, asked: list[Demand]) -> dict[str, Share]:
+def at_rest(cluster: Cluster, asked: list[Demand]) -> dict[str, Share]:
     """Shares once all trials have left that must, and all slots have one. Fails unless that is so after 12 rounds."""
     before: dict[str, tuple[str, ...]] = {}
     for _ in range(12):
@@ -115,7 +115,7 @@ def test_the_slots_come_to_rest_and_none_that_somebody_can_use_stays_free(
         Demand(str(index), 1, most=most, excluded=excluded, held=tuple(held), running=bool(held), submitted_at=index)
         for index, (most, excluded, held) in enumerate(found)
     ]
-    shares = settle(cluster, asked)
+    shares = at_rest(cluster, asked)
     used = Counter(node for share in shares.values() for node in share.nodes)
     assert all(count <= 2 for count in used.values())
     free = {node.id for node in cluster.nodes if used[node.id] < 2}
