@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from search_spaces.finalist_ties import is_equal
 from search_spaces.insight import Finalist, Interval, Replication
 from workers.insight import selection
 from workers.insight.evidence import Evidence
@@ -33,6 +34,7 @@ def replication(evidence: Evidence) -> Replication | None:
     if not order:
         return None
     values = [[run.best_value or 0.0 for run in one.runs] for one in order]
+    by_trial = {one.trial: values[place] for place, one in enumerate(order)}
     one_seed = evidence.spec.finalists.seeds == 1  # which does not tell how much seeds differ
     right = [] if one_seed else _right(evidence, [one.runs for one in order])
     found, differences = estimates(right, evidence.spec.seed) if right else ([], [])
@@ -51,20 +53,22 @@ def replication(evidence: Evidence) -> Replication | None:
             )
             for place, one in enumerate(order)
         ],
-        expected=None if one_seed else expected_of_choice(values, sign),
+        expected=None if one_seed else expected_of_choice([by_trial[trial] for trial in sorted(by_trial)], sign),
         difference=of_others[1] if len(of_others) > 1 else None,
     )
 
 
 def expected_of_choice(values: Sequence[Sequence[float]], sign: int) -> float:
-    """The value to expect of the finalist with the best mean: `values` [finalists][seeds].
+    """The value to expect of the finalist with the best mean, the first of equal ones: `values` [finalists][seeds].
 
     Each seed in turn is left out, the others choose, and the one left out measures: there must be two at least.
     """
     seeds = len(values[0])
     measured = []
     for left_out in range(seeds):
-        chosen = max(values, key=lambda one: sign * (sum(one) - one[left_out]))
+        means = [fmean(value for seed, value in enumerate(one) if seed != left_out) for one in values]
+        best = max(means, key=lambda mean: sign * mean)
+        chosen = next(one for one, mean in zip(values, means, strict=True) if is_equal(mean, best))
         measured.append(chosen[left_out])
     return fmean(measured)
 

@@ -7,11 +7,12 @@ replicates are chosen or trained, nor what is made of the comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.finalist_ties import is_equal
 from search_spaces.protocol import TrialState
 from search_spaces.replicates import is_replicate, replicate_number, replicated
 from workers.state.trial_table import Trial, TrialTable
@@ -76,7 +77,14 @@ def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> lis
         if len(runs) == seeds
     ]
     is_alone = len(found) < FEWEST and any(one.trial == best for one in found)
-    return [] if is_alone else sorted(found, key=lambda one: (-sign * one.mean, one.trial))
+    return [] if is_alone else _in_order(found, sign)
+
+
+def _in_order(found: Sequence[Replicated], sign: int) -> list[Replicated]:
+    """The best mean first; of those that are equal to it except for rounding, the trial with the lowest number."""
+    order = sorted(found, key=lambda one: (-sign * one.mean, one.trial))
+    equal = [one for one in order if is_equal(one.mean, order[0].mean)]
+    return sorted(equal, key=lambda one: one.trial) + order[len(equal) :]
 
 
 def _loss(run: Trial) -> float:
