@@ -13,6 +13,7 @@ from collections import Counter
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from search_spaces.protocol import API_PREFIX
 from service.api import headers
 from service.api.body_limit import HEARTBEATS
 from service.api.error_handlers import problem_response
@@ -27,6 +28,8 @@ RETRY_AFTER_S = 1
 #: Answered whatever the load is, because supervisors of the service ask for them. The one waits for nothing, the other
 #: is found once a second at most.
 ALWAYS = frozenset({"/healthz", "/metrics"})
+#: Waits for the cluster's nodes, for minutes, without a thread.
+NODES = f"{API_PREFIX}/checkup/nodes"
 
 
 class LoadLimitMiddleware:
@@ -74,7 +77,7 @@ class LoadLimitMiddleware:
                 del self._of_address[address]
 
     async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in READING:
+        if scope["method"] in READING or scope["path"] == NODES:
             return await self._app(scope, receive, send)
         async with scope["app"].state.thread_pools.writers:
             return await self._app(scope, receive, send)

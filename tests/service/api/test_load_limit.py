@@ -161,6 +161,30 @@ def test_people_who_wait_to_write_leave_threads_to_those_who_read(server: Server
         assert [status_of(raw) for raw in waiting] == [201] * count
 
 
+@pytest.mark.parametrize("max_requests", [4 * PEOPLE_THREADS])
+def test_who_waits_for_the_nodes_keeps_nobody_from_writing(
+    server: Server, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered = 0
+
+    async def never() -> None:
+        nonlocal entered
+        entered += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(app.state.examinations, "nodes", never)
+    with ExitStack() as clients:
+        for _ in range(PEOPLE_WRITERS):
+            raw = clients.enter_context(connected(server.url))
+            raw.sendall(request("POST", "/api/v1/checkup/nodes", "Content-Length: 0"))
+        deadline = time.monotonic() + PATIENCE_S
+        while entered < PEOPLE_WRITERS:
+            assert time.monotonic() < deadline, "the nodes are not asked"
+            time.sleep(0.01)
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE_S) as client:
+            assert client.post("/api/v1/experiments", json={"name": "x"}).status_code == 201
+
+
 def test_refusals_that_wait_to_be_recorded_leave_threads_to_those_who_read(server: Server, app: FastAPI) -> None:
     pools: ThreadPools = app.state.thread_pools
     too_large = request("POST", "/api/v1/experiments", "Content-Length: 99999999", "Connection: close")
