@@ -136,6 +136,11 @@ class HttpTransport:
             raise NotRungError(f"{self.url} is not a Rung service: {error}") from None
         except httpx.DecodingError as error:
             raise NotRungError(f"{self.url} is not a Rung service: its answer cannot be decoded ({error})") from None
+        except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+            raise UnreachableError(
+                f"the answer of {self.url} was cut off ({str(error) or type(error).__name__}): the service may have "
+                "done what was asked; look before you repeat it"
+            ) from None
         except (httpx.RequestError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             if CERTIFICATE in reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def test_a_certificate_that_is_not_accepted_is_named(tmp_path: Path) -> None:
             rung.health()
     assert "SSL_CERT_FILE" in str(no.value)
     assert not isinstance(no.value, NoAnswerError), "which would advise to start a service"
+
+
+def test_an_answer_that_is_cut_off_is_not_reported_as_no_service() -> None:
+    """Who believed that would start another service, or submit an experiment again that was accepted."""
+
+    class Cut(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b'{"id": '
+            raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Cut()))
+    with Client("http://rung.test", transport=transport) as rung, pytest.raises(UnreachableError) as cut:
+        rung.get("22222222")
+    assert str(cut.value).startswith("the answer of http://rung.test was cut off (peer closed connection")
+    assert not isinstance(cut.value, NoAnswerError)
 
 
 def test_pages_that_do_not_end_are_not_those_of_rung() -> None:
