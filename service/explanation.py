@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search_spaces.finalist_ties import tie
-from search_spaces.insight import Bar, Insight, Interval
+from search_spaces.insight import Bar, Finding, Insight, Interval
 from search_spaces.phrases import counted, listed
 from search_spaces.replicates import is_replicate, replicated
 from service.presentation.text import Fact, figure, one_line
@@ -17,6 +17,7 @@ MOST_STEPS = 4  # of the path from the defaults to the winner
 MOST_BARS = 3  # of the hyperparameters that matter
 MOST_TIES = 10  # numbers of trials on one line
 OF_IMAGES = "dataset: "  # with which a warning about a data set begins
+SHORT_CURVES = "curves of fewer than five epochs are not examined"
 MOST_FINDINGS = 4  # about the search space: the whole must fit on one screen
 
 
@@ -174,25 +175,34 @@ def _classes(insight: Insight) -> Iterable[Fact]:
 
 
 def _curves(insight: Insight) -> Iterable[Fact]:
-    winner = next((one for one in insight.curves if one.trial == insight.choice.trial), None)
-    for finding in winner.findings if winner else []:
+    for finding in _of_winner(insight):
         yield Fact("curves", f"the winner, {finding.kind}: {one_line(finding.text)}")
     if insight.counts:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(insight.counts.items(), key=lambda one: -one[1]))
         yield Fact("curves", f"of the trials that were examined: {counts}")
 
 
+def _of_winner(insight: Insight) -> list[Finding]:
+    """What the curves of the winner show."""
+    return next((one.findings for one in insight.curves if one.trial == insight.choice.trial), [])
+
+
 def _next(insight: Insight, experiment_id: str) -> Fact:
     if insight.next.spec is None:
         if insight.sureness.overtuned:
             return Fact("next", "compare images and labels of test and validation: no change of the space mends that")
+        if found := _of_winner(insight):
+            return Fact(
+                "next", f"the winner is {listed(one.kind for one in found)}: see what its curves ask for, above"
+            )
         if 0 < len(insight.sureness.ties or ()) == insight.sureness.compared - 1:
             return Fact("next", "no trial can be distinguished from the winner: try another space, or more images")
         if insight.sureness.ties:
-            return Fact("next", "nothing asks for a change of the space; more validation images would separate ties")
+            more = "fresh seeds or validation images may" if insight.replication else "validation images would"
+            return Fact("next", f"nothing that was found asks for a change of the space; more {more} separate ties")
         if insight.space:
             return Fact("next", "no valid change of the space follows from what was found")
-        return Fact("next", "nothing in the space or the curves asks for a change")
+        return Fact("next", f"nothing that was found asks for a change; {SHORT_CURVES}")
     changes = "; ".join(map(one_line, insight.next.changes))
     return Fact("next", f"{changes}: rung insight {experiment_id} --next > next.yaml")
 

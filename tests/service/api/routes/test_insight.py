@@ -10,7 +10,16 @@ import yaml
 from typer.testing import CliRunner
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.insight import Finalist, Interval, NextSpec, PathStep, Replication, TrainedStep
+from search_spaces.insight import (
+    Finalist,
+    Finding,
+    Interval,
+    NextSpec,
+    PathStep,
+    Replication,
+    TrainedStep,
+    TrialFindings,
+)
 from search_spaces.insight import Path as InsightPath
 from search_spaces.layout import ExperimentFolder
 from search_spaces.replicates import replicate_number
@@ -180,8 +189,25 @@ def test_the_choice_of_the_trial_does_not_explain_a_low_test_accuracy(
 
 def test_no_more_than_there_is_follows_from_trials_that_are_all_alike() -> None:
     sure = insight().sureness.model_copy(update={"compared": 3})
-    *_, last = explain(insight(sureness=sure, next=NextSpec()), "x")
+    *_, last = explain(insight(sureness=sure, next=NextSpec(), curves=[]), "x")
     assert last.text == "no trial can be distinguished from the winner: try another space, or more images"
+
+
+@pytest.mark.parametrize("compared", [3, 40])
+def test_what_to_do_next_does_not_contradict_the_curves_of_the_winner(compared: int) -> None:
+    given = insight()
+    faded = TrialFindings(
+        trial=given.choice.trial, findings=[Finding(kind="faded", text="the schedule ended learning", figures={})]
+    )
+    sure = given.sureness.model_copy(update={"compared": compared})
+    *_, last = explain(insight(sureness=sure, next=NextSpec(), curves=[faded], space=[]), "x")
+    assert last.text == "the winner is faded: see what its curves ask for, above"
+
+
+def test_without_findings_it_is_reported_that_short_curves_were_not_examined() -> None:
+    sure = insight().sureness.model_copy(update={"ties": None})
+    *_, last = explain(insight(sureness=sure, next=NextSpec(), curves=[], space=[], replication=None), "x")
+    assert last.text == "nothing that was found asks for a change; curves of fewer than five epochs are not examined"
 
 
 def test_warnings_about_the_images_are_part_of_the_explanation() -> None:
